@@ -1,0 +1,469 @@
+//go:build ignore
+
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0
+/*
+ * database/sql: the client span of a query or statement.
+ *
+ *   begin  (*DB|Stmt|Tx|Conn).{Query,Exec}Context
+ *   end    of DB and Stmt, from Go 1.20: in (*DB).retry, which runs up to three tries:
+ *            after a try          no error: this was the last one
+ *            after errors.Is      an error other than ErrBadConn: likewise
+ *            after the last try   whatever it says
+ *          of Tx and Conn: where the connection is given back or handed to Rows:
+ *            (*Rows).initContextClose           a query succeeded
+ *            closemuRUnlock...-fm               a query failed, an exec ended
+ *            after grabConn                     there was no connection to use
+ *          of DB and Stmt up to Go 1.19: the RETs of the public method
+ *
+ * The text is read at the end, when the driver has touched it: a program cannot
+ * fault a page in. Errors of Rows.Next are not part of the operation.
+ */
+#include "metric.h"
+
+enum sql_kind {
+	RECORD_SQL = RECORD_LIBRARY(2),
+};
+
+enum sql_handle {
+	SQL_DB,
+	SQL_STMT,
+	SQL_TX,
+	SQL_CONN,
+};
+
+struct sql_layout {
+	u32 db_connector;
+	u32 stmt_db;
+	u32 stmt_query;
+	u32 tx_db;
+	u32 conn_db;
+	u32 dsn_connector_driver;
+	u64 dsn_connector_type; /* database/sql.dsnConnector; 0: none in this binary */
+};
+
+#define SQL_CODE_MAX 8
+#define SQL_SMALL_TEXT 512
+#define SQL_LARGE_TEXT 4096
+
+struct sql_record {
+	struct record_header header;
+	u64 db; /* address of the *sql.DB */
+	u64 connector_type; /* of DB.connector, as linked */
+	u64 driver_type; /* of dsnConnector.driver, 0 if the driver has its own connector */
+	u64 error_type; /* 0: no error */
+	char code[SQL_CODE_MAX]; /* SQLSTATE, or a number as u32 */
+	u32 code_role; /* enum type_role of code; 0: none */
+	u32 text_len; /* of the query, before it was cut */
+	u32 is_exec;
+	u32 pad;
+};
+
+struct sql_small {
+	struct sql_record record;
+	char text[SQL_SMALL_TEXT];
+};
+
+struct sql_large {
+	struct sql_record record;
+	char text[SQL_LARGE_TEXT];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_BINARIES);
+	__type(key, u32);
+	__type(value, struct sql_layout);
+} sql_layouts SEC(".maps");
+
+/* frame.object of an operation */
+#define SQL_OBJECT_DB 0
+#define SQL_OBJECT_TEXT 1
+#define SQL_OBJECT_TEXT_LEN 2
+#define SQL_OBJECT_STATE 3
+#define SQL_OBJECT_ERROR_TAB 4 /* of the try before errors.Is looks at it */
+#define SQL_OBJECT_ERROR_DATA 5
+
+#define SQL_EXEC (1ULL << 63)
+#define SQL_DIRECT (1ULL << 62) /* Tx, Conn: does not go through retry */
+
+static __always_inline struct sql_layout *sql_layout(const struct probe *p)
+{
+	return bpf_map_lookup_elem(&sql_layouts, &p->binary);
+}
+
+static __always_inline int sql_begin(struct pt_regs *ctx, u32 handle, u64 state)
+{
+	struct runtime_layout *rt;
+	struct sql_layout *l;
+	struct goroutine *g;
+	struct go_string query;
+	struct frame *f;
+	struct probe p;
+	u64 object = GO_REG0(ctx), db = object, depth;
+
+	/* (handle, ctx iface, query string, args); a Stmt has its query in itself */
+	if (!probe_enter(ctx, &p))
+		return 0;
+	l = sql_layout(&p);
+	rt = runtime_layout(&p);
+	if (!l || !rt)
+		return 0;
+	depth = stack_depth(ctx, &p, rt);
+	g = goroutine_find(&p, rt, p.goroutine);
+	f = g ? span_innermost(g) : NULL;
+	if (f && f->kind == RECORD_SQL) {
+		/* Deeper in the stack it is a child, of a driver built on
+		 * database/sql. Else a panic left the open one behind. */
+		if (depth <= f->stack_depth) {
+			count(&p, COUNT_LOST_UNFINISHED, 1);
+			span_pop(&p, g);
+		}
+	}
+
+	query.ptr = GO_REG3(ctx);
+	query.len = GO_REG4(ctx);
+	if (handle == SQL_STMT) {
+		query = go_string(object + l->stmt_query);
+		db = go_word(object + l->stmt_db);
+	} else if (handle == SQL_TX) {
+		db = go_word(object + l->tx_db);
+	} else if (handle == SQL_CONN) {
+		db = go_word(object + l->conn_db);
+	}
+
+	f = span_begin_child(&p, rt, RECORD_SQL, GO_REG1(ctx), GO_REG2(ctx));
+	if (!f)
+		return 0;
+	f->stack_depth = depth;
+	f->object[SQL_OBJECT_DB] = db;
+	f->object[SQL_OBJECT_TEXT] = query.ptr;
+	f->object[SQL_OBJECT_TEXT_LEN] = query.len;
+	f->object[SQL_OBJECT_STATE] = state;
+	return 0;
+}
+
+SEC("uprobe")
+int sql_db_query(struct pt_regs *ctx)
+{
+	return sql_begin(ctx, SQL_DB, 0);
+}
+
+SEC("uprobe")
+int sql_db_exec(struct pt_regs *ctx)
+{
+	return sql_begin(ctx, SQL_DB, SQL_EXEC);
+}
+
+SEC("uprobe")
+int sql_stmt_query(struct pt_regs *ctx)
+{
+	return sql_begin(ctx, SQL_STMT, 0);
+}
+
+SEC("uprobe")
+int sql_stmt_exec(struct pt_regs *ctx)
+{
+	return sql_begin(ctx, SQL_STMT, SQL_EXEC);
+}
+
+SEC("uprobe")
+int sql_tx_query(struct pt_regs *ctx)
+{
+	return sql_begin(ctx, SQL_TX, SQL_DIRECT);
+}
+
+SEC("uprobe")
+int sql_tx_exec(struct pt_regs *ctx)
+{
+	return sql_begin(ctx, SQL_TX, SQL_DIRECT | SQL_EXEC);
+}
+
+SEC("uprobe")
+int sql_conn_query(struct pt_regs *ctx)
+{
+	return sql_begin(ctx, SQL_CONN, SQL_DIRECT);
+}
+
+SEC("uprobe")
+int sql_conn_exec(struct pt_regs *ctx)
+{
+	return sql_begin(ctx, SQL_CONN, SQL_DIRECT | SQL_EXEC);
+}
+
+/* Names what is known at the end of an operation. */
+struct sql_ending {
+	struct process *process;
+	u64 end_ns;
+	u64 connector_type;
+	u64 driver_type;
+	u64 error_type;
+	u64 code; /* SQLSTATE, or a number */
+	u32 code_role;
+	u32 pad;
+};
+
+static __always_inline void sql_error(struct sql_ending *e, const struct probe *p, u64 error_data)
+{
+	struct type_key key = { .type = e->error_type, .binary = p->binary };
+	struct type_info *info;
+	struct go_string s;
+	u64 addr;
+
+	if (!e->error_type || !error_data)
+		return;
+	info = bpf_map_lookup_elem(&types, &key);
+	if (!info)
+		return;
+	addr = error_data + info->offset;
+	if (info->role == TYPE_ERROR_CODE_STRING) {
+		s = go_string(addr);
+		if (!s.len || s.len > SQL_CODE_MAX ||
+		    bpf_probe_read_user(&e->code, s.len & 0xf, (void *)s.ptr))
+			return;
+	} else if (info->role == TYPE_ERROR_CODE_U16) {
+		if (bpf_probe_read_user(&e->code, 2, (void *)addr))
+			return;
+	} else if (info->role == TYPE_ERROR_CODE_I32) {
+		if (bpf_probe_read_user(&e->code, 4, (void *)addr))
+			return;
+	} else {
+		return;
+	}
+	e->code_role = info->role;
+}
+
+/* Which driver it is: the type of its connector, or, where database/sql wraps a driver
+ * that has none, of the driver inside. */
+static __always_inline void sql_driver(struct sql_ending *e, const struct probe *p,
+				       const struct sql_layout *l, u64 db)
+{
+	struct go_iface connector = go_iface(db + l->db_connector);
+
+	e->connector_type = go_type_of(connector.tab, p->bias);
+	if (l->dsn_connector_type && e->connector_type == l->dsn_connector_type)
+		e->driver_type = go_type_of(go_word(connector.data + l->dsn_connector_driver),
+					    p->bias);
+}
+
+static __always_inline void sql_record(struct sql_record *r, const struct probe *p,
+				       struct goroutine *g, struct frame *f,
+				       const struct sql_ending *e)
+{
+	u64 len = f->object[SQL_OBJECT_TEXT_LEN];
+
+	record_fill(&r->header, p, g, f, e->end_ns);
+	r->db = f->object[SQL_OBJECT_DB];
+	r->connector_type = e->connector_type;
+	r->driver_type = e->driver_type;
+	r->error_type = e->error_type;
+	__builtin_memcpy(r->code, &e->code, SQL_CODE_MAX);
+	r->code_role = e->code_role;
+	r->text_len = len > 0xffffffff ? 0xffffffff : len;
+	r->is_exec = f->object[SQL_OBJECT_STATE] >> 63;
+	r->pad = 0;
+}
+
+static __always_inline void sql_text(struct sql_record *r, struct process *process, char *text,
+				     u64 len, u64 ptr)
+{
+	if (len && bpf_probe_read_user(text, len, (void *)ptr)) {
+		count_in(process, COUNT_BAD_READ, 1);
+		r->text_len = 0;
+	}
+}
+
+static __always_inline void sql_emit(const struct probe *p, struct goroutine *g, struct frame *f,
+				     const struct sql_ending *e)
+{
+	u64 len = f->object[SQL_OBJECT_TEXT_LEN];
+	u64 ptr = f->object[SQL_OBJECT_TEXT];
+	struct sql_small *small;
+	struct sql_large *large;
+
+	if (len <= SQL_SMALL_TEXT) {
+		small = bpf_ringbuf_reserve(&ring, sizeof(*small), 0);
+		if (!small)
+			goto full;
+		sql_record(&small->record, p, g, f, e);
+		sql_text(&small->record, e->process, small->text, len, ptr);
+		record_submit(e->process, small);
+		return;
+	}
+	if (len > SQL_LARGE_TEXT)
+		len = SQL_LARGE_TEXT;
+	large = bpf_ringbuf_reserve(&ring, sizeof(*large), 0);
+	if (!large)
+		goto full;
+	sql_record(&large->record, p, g, f, e);
+	sql_text(&large->record, e->process, large->text, len, ptr);
+	record_submit(e->process, large);
+	return;
+full:
+	count_in(e->process, COUNT_LOST_RING_FULL, 1);
+}
+
+#define METRIC_SQL 1
+
+/* A query is known by its first SCRATCH_SIZE bytes and its length. */
+static __always_inline void sql_measure(const struct probe *p, struct goroutine *g,
+					struct frame *f, const struct sql_ending *e)
+{
+	u64 len = f->object[SQL_OBJECT_TEXT_LEN];
+	u64 ptr = f->object[SQL_OBJECT_TEXT];
+	struct series_key key = {};
+
+	if (len > SCRATCH_SIZE)
+		len = SCRATCH_SIZE;
+	key.tgid = p->tgid;
+	key.kind = RECORD_SQL;
+	if (len && !bpf_probe_read_user(g->scratch, len, (void *)ptr)) {
+		text_pad(g->scratch, len);
+		key.text = text_hash(g->scratch, len);
+	} else {
+		len = 0;
+	}
+	key.error_type = e->error_type;
+	key.detail[0] = e->driver_type ? e->driver_type : e->connector_type;
+	key.detail[1] = e->code;
+	measure(p, e->process, METRIC_SQL, &key, g->scratch, len, e->code_role,
+		e->end_ns - f->start_ns, db_bounds, sizeof(db_bounds) / sizeof(u64));
+}
+
+/* Who fired, in what operation. */
+struct sql_site {
+	struct probe p;
+	struct sql_layout *l;
+	struct goroutine *g;
+	struct frame *f;
+};
+
+/* Finds the innermost span if it is an operation of this kind (SQL_DIRECT or 0). */
+static __always_inline bool sql_enter(struct pt_regs *ctx, u64 direct, struct sql_site *s)
+{
+	struct runtime_layout *rt;
+
+	if (!probe_enter(ctx, &s->p))
+		return false;
+	s->l = sql_layout(&s->p);
+	rt = runtime_layout(&s->p);
+	if (!s->l || !rt)
+		return false;
+	s->g = goroutine_find(&s->p, rt, s->p.goroutine);
+	s->f = s->g ? span_innermost(s->g) : NULL;
+	return s->f && s->f->kind == RECORD_SQL &&
+	       (s->f->object[SQL_OBJECT_STATE] & SQL_DIRECT) == direct;
+}
+
+static __always_inline void sql_end(struct sql_site *s, u64 error_tab, u64 error_data)
+{
+	struct sql_ending e = {};
+
+	e.end_ns = bpf_ktime_get_ns();
+	e.process = process_of(&s->p);
+	if (e.process) {
+		e.error_type = go_type_of(error_tab, s->p.bias);
+		sql_error(&e, &s->p, error_data);
+		sql_driver(&e, &s->p, s->l, s->f->object[SQL_OBJECT_DB]);
+		sql_measure(&s->p, s->g, s->f, &e);
+		if (s->g->sampled)
+			sql_emit(&s->p, s->g, s->f, &e);
+		else
+			count_in(e.process, COUNT_SAMPLED_OUT, 1);
+	}
+	span_pop(&s->p, s->g);
+}
+
+/* In (*DB).retry, after a try: err in the first two registers. */
+SEC("uprobe")
+int sql_retry_result(struct pt_regs *ctx)
+{
+	struct sql_site s;
+
+	if (!sql_enter(ctx, 0, &s))
+		return 0;
+	if (!GO_REG0(ctx)) {
+		sql_end(&s, 0, 0);
+		return 0;
+	}
+	s.f->object[SQL_OBJECT_ERROR_TAB] = GO_REG0(ctx);
+	s.f->object[SQL_OBJECT_ERROR_DATA] = GO_REG1(ctx);
+	return 0;
+}
+
+/* In (*DB).retry, after errors.Is(err, driver.ErrBadConn): a bool. */
+SEC("uprobe")
+int sql_retry_decision(struct pt_regs *ctx)
+{
+	struct sql_site s;
+
+	if (!(GO_REG0(ctx) & 0xff) && sql_enter(ctx, 0, &s))
+		sql_end(&s, s.f->object[SQL_OBJECT_ERROR_TAB],
+			s.f->object[SQL_OBJECT_ERROR_DATA]);
+	return 0;
+}
+
+/* In (*DB).retry, after the last try: err in the first two registers. */
+SEC("uprobe")
+int sql_retry_last(struct pt_regs *ctx)
+{
+	struct sql_site s;
+
+	if (sql_enter(ctx, 0, &s))
+		sql_end(&s, GO_REG0(ctx), GO_REG1(ctx));
+	return 0;
+}
+
+/* (*Rows).initContextClose: a query of a Tx or Conn succeeded. */
+SEC("uprobe")
+int sql_rows(struct pt_regs *ctx)
+{
+	struct sql_site s;
+
+	if (sql_enter(ctx, SQL_DIRECT, &s))
+		sql_end(&s, 0, 0);
+	return 0;
+}
+
+/* closemuRUnlock...-fm(err): a Tx or Conn gives its connection back. */
+SEC("uprobe")
+int sql_release(struct pt_regs *ctx)
+{
+	struct sql_site s;
+
+	if (sql_enter(ctx, SQL_DIRECT, &s))
+		sql_end(&s, GO_REG0(ctx), GO_REG1(ctx));
+	return 0;
+}
+
+/* After (dc, release, err) of grabConn, where err is not nil. */
+SEC("uprobe")
+int sql_no_connection(struct pt_regs *ctx)
+{
+	struct sql_site s;
+
+	if (sql_enter(ctx, SQL_DIRECT, &s))
+		sql_end(&s, GO_REG2(ctx), GO_REG3(ctx));
+	return 0;
+}
+
+/* RET of (*DB|Stmt).QueryContext before Go 1.20: (rows, err). */
+SEC("uprobe")
+int sql_return_query(struct pt_regs *ctx)
+{
+	struct sql_site s;
+
+	if (sql_enter(ctx, 0, &s))
+		sql_end(&s, GO_REG1(ctx), GO_REG2(ctx));
+	return 0;
+}
+
+/* RET of (*DB|Stmt).ExecContext before Go 1.20: (result iface, err). */
+SEC("uprobe")
+int sql_return_exec(struct pt_regs *ctx)
+{
+	struct sql_site s;
+
+	if (sql_enter(ctx, 0, &s))
+		sql_end(&s, GO_REG2(ctx), GO_REG3(ctx));
+	return 0;
+}

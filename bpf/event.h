@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
+/*
+ * event.h: THE contract between the kernel and Go. Every struct that both sides
+ * see is here or in the file of its library; the Go side is generated from it
+ * (bpf2go -type), so the layout exists once. Padding is explicit: -Wpadded.
+ */
+#ifndef AGENT_EVENT_H
+#define AGENT_EVENT_H
+
+#include "goabi.h"
+
+/* What a ring record is. A library adds its own kinds in its own file, in its own
+ * block of sixteen: RECORD_LIBRARY(n) + i. */
+enum record_kind {
+	RECORD_NONE,
+	RECORD_EXEC, /* a process called execve; header only */
+};
+
+#define RECORD_LIBRARY(n) (16 * (n))
+
+enum span_flags {
+	SPAN_REMOTE_PARENT = 1 << 0, /* parent_id came over the wire */
+	SPAN_ABORTED = 1 << 1, /* ended without reaching its regular end */
+	SPAN_PANIC = 1 << 2,
+	SPAN_GOEXIT = 1 << 3,
+	SPAN_HIJACKED = 1 << 4,
+	SPAN_TLS = 1 << 5,
+	SPAN_TRUNCATED = 1 << 6, /* a text was longer than its bound */
+};
+
+/* Begins every ring record. Times are CLOCK_MONOTONIC in ns. Ids are bytes in the
+ * order in which they stand on the wire. */
+struct record_header {
+	u32 kind; /* enum record_kind */
+	u32 tgid;
+	u32 flags; /* enum span_flags */
+	u32 binary; /* index of the binary whose probe fired */
+	u64 start_ns;
+	u64 end_ns;
+	u8 trace_id[16];
+	u8 span_id[8];
+	u8 parent_id[8]; /* zero: root */
+};
+
+/* Where each span went, by process; user space adds its own reasons. What fired is
+ * the sum of these and of what is still open, so beginning a span counts nothing. */
+enum counter {
+	COUNT_SAMPLED_OUT,
+	COUNT_EMITTED, /* records given to the ring */
+	COUNT_LOST_RING_FULL,
+	COUNT_LOST_GOROUTINES_FULL, /* more open spans than the map holds */
+	COUNT_LOST_STACK_FULL, /* spans nested deeper than a goroutine's stack of spans */
+	COUNT_LOST_UNFINISHED, /* begun, but its end was never seen */
+	COUNT_BAD_READ, /* the span was kept, a text of it could not be read */
+	COUNT_CONTEXTS_FULL, /* children on other goroutines cannot find this parent */
+	COUNT_SERIES_FULL, /* measured in the overflow series: too many series */
+	COUNTERS,
+};
+
+/* A histogram is cumulative and never reset here: user space takes differences. Its
+ * count is the sum of its buckets, so a torn read heals itself. */
+#define MAX_BUCKETS 16
+
+struct histogram {
+	u64 counts[MAX_BUCKETS];
+	u64 sum_ns;
+};
+
+/* What tells one series from another. Texts are hashed by content. */
+struct series_key {
+	u32 tgid;
+	u32 kind; /* enum record_kind of the spans that it measures */
+	u64 text; /* hash of the route or the query; 0: none */
+	u64 error_type; /* as linked; 0: none */
+	u64 detail[2]; /* of the library */
+};
+
+#define SERIES_TEXT_MAX 512
+
+struct series {
+	struct histogram histogram;
+	u64 extra; /* of the library; follows from the key */
+	u32 binary;
+	u32 text_len; /* before it was cut */
+	char text[SERIES_TEXT_MAX];
+};
+
+/* Histograms of what has no series of its own, one for each kind of span. */
+#define METRICS 4
+
+/* What user space tells the programs about one process. */
+struct process {
+	u64 bias; /* where it was loaded, minus where it was linked */
+	u32 binary;
+	u32 pad;
+	u32 series[METRICS]; /* how many there are */
+	u64 counters[COUNTERS];
+	struct histogram overflow[METRICS];
+};
+
+/* Agent-wide settings, changed while programs run. */
+struct settings {
+	u64 sample_threshold; /* keep iff the low 64 bits of the trace id are below it */
+	u32 sample_all; /* rate 1.0: the threshold would be 2^64 */
+	u32 max_series; /* of one metric and process */
+};
+
+/* How to get from a type to what it leads to: for a context its parent, for an
+ * error its code. */
+enum type_role {
+	TYPE_NONE,
+	TYPE_CONTEXT_INTERFACE, /* offset: a context.Context */
+	TYPE_CONTEXT_POINTER, /* offset: pointer to a struct of type next */
+	TYPE_CONTEXT_VALUE, /* offset: embedded struct of type next */
+	TYPE_CONTEXT_INDIRECT, /* offset: pointer to a struct that holds a context.Context at next */
+	TYPE_ERROR_CODE_STRING, /* offset: a string */
+	TYPE_ERROR_CODE_U16, /* offset: a number */
+	TYPE_ERROR_CODE_I32,
+};
+
+struct type_key {
+	u64 type; /* address of the descriptor as linked */
+	u32 binary;
+	u32 pad;
+};
+
+struct type_info {
+	u32 role; /* enum type_role */
+	u32 offset;
+	u64 next;
+};
+
+/* Offsets in the runtime's own structs, for each binary. */
+struct runtime_layout {
+	u32 g_goid;
+	u32 g_stack_hi;
+	u32 g_panic; /* 0: unknown */
+	u32 panic_goexit;
+	u32 panic_arg;
+	/* http.Header, a map[string][]string; group_size 0: not readable */
+	u32 swiss_map; /* 1: internal/runtime/maps.Map, 0: runtime.hmap */
+	u32 map_dir_ptr; /* hmap: buckets */
+	u32 map_dir_len; /* hmap: B */
+	u32 table_groups; /* groups.data; lengthMask follows at +8 */
+	u32 group_size; /* of a group or bucket of eight slots, at most SCRATCH_SIZE */
+	u32 group_control; /* one byte a slot */
+	u32 group_keys;
+	u32 group_key_stride;
+	u32 group_elems;
+	u32 group_elem_stride;
+	u32 group_overflow; /* hmap: the next bucket */
+	u32 pad;
+};
+
+#endif

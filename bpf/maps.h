@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
+/*
+ * maps.h: every map that more than one library uses, once. Sizes that depend on
+ * the node are set by user space before loading.
+ */
+#ifndef AGENT_MAPS_H
+#define AGENT_MAPS_H
+
+#include "event.h"
+
+#define MAX_BINARIES 1024
+#define MAX_FRAMES 4
+#define ROUTE_MAX 128
+#define SCRATCH_SIZE 512
+
+/* Request headers that spans are made from. */
+enum header {
+	HEADER_TRACEPARENT,
+	HEADER_TRACESTATE,
+	HEADER_USER_AGENT,
+	HEADER_FORWARDED_FOR,
+	HEADERS,
+};
+
+struct header_values {
+	struct go_string value[HEADERS]; /* first value of each */
+};
+
+/* An open span. */
+struct frame {
+	u64 start_ns;
+	u64 span_id;
+	u64 parent_id;
+	u64 stack_depth; /* bytes between the top of the goroutine's stack and SP */
+	u64 object[6]; /* of the library that began it */
+	u32 kind; /* enum record_kind of the record to come */
+	u32 flags; /* enum span_flags */
+};
+
+/* The open spans of one goroutine, innermost last. All belong to one trace. */
+struct goroutine {
+	u64 goid; /* a g struct is used again for other goroutines */
+	u64 trace_id[2];
+	u64 context; /* registered in contexts by the server span */
+	u32 depth;
+	u32 sampled;
+	u32 tracestate; /* the incoming request had one */
+	u32 route_len;
+	struct frame frames[MAX_FRAMES];
+	struct header_values headers; /* found last */
+	char route[ROUTE_MAX];
+	/* Room to read into: a program may be preempted, so per-CPU memory will
+	 * not do. Only the goroutine itself runs programs on its own entry. */
+	u8 scratch[SCRATCH_SIZE];
+};
+
+struct goroutine_key {
+	u64 address; /* of a g, or of a context's data word */
+	u32 tgid;
+	u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4 << 20);
+} ring SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct settings);
+} agent_settings SEC(".maps");
+
+/* Added by user space when it finds a process, or by the first probe that fires
+ * there; deleted by user space when the process is gone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, u32);
+	__type(value, struct process);
+} processes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_BINARIES);
+	__type(key, u32);
+	__type(value, struct runtime_layout);
+} runtime_layouts SEC(".maps");
+
+/* Not LRU: evicting an open span would lose it without a count. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct goroutine_key);
+	__type(value, struct goroutine);
+} goroutines SEC(".maps");
+
+/* context.Context of a server span -> the goroutine that holds the span. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct goroutine_key);
+	__type(value, struct goroutine_key);
+} contexts SEC(".maps");
+
+/* One for all CPUs, updated atomically: a copy for each of 128 CPUs would be 128
+ * times the memory for histograms of which most are updated now and then. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct series_key);
+	__type(value, struct series);
+} all_series SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC); /* only user space writes */
+	__type(key, struct type_key);
+	__type(value, struct type_info);
+} types SEC(".maps");
+
+#endif

@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
+/*
+ * span.h: the life of a span in the kernel. A library's program calls
+ *
+ *   probe_enter     who fired: process, binary, goroutine
+ *   span_begin      push an open span on the goroutine, find its parent, decide on sampling
+ *   span_innermost  find it again when its end is seen
+ *   span_end        pop it, and say whether a record is wanted
+ *
+ * and gives the record to the ring. Whatever cannot go on is counted by reason.
+ */
+#ifndef AGENT_SPAN_H
+#define AGENT_SPAN_H
+
+#include "maps.h"
+
+/* An attach cookie says which site of which binary fired:
+ * binary (16 bits), flags (8 bits), address of the site as linked (40 bits). */
+#define COOKIE_STACK_CHECK (1ULL << 40) /* the site is the branch of the stack check */
+#define COOKIE_ADDRESS ((1ULL << 40) - 1)
+#define COOKIE_VARIANT(cookie) (((cookie) >> 44) & 0xf)
+
+#define MAX_CONTEXT_DEPTH 24
+
+struct probe {
+	u64 bias;
+	u64 goroutine;
+	u32 tgid;
+	u32 binary;
+	u32 variant; /* tells sites of one program apart */
+	u32 pad;
+};
+
+static const struct goroutine no_goroutine;
+static const struct process no_process;
+
+/* False when the function has not begun: its stack grows, and it starts again. */
+static __always_inline bool probe_enter(struct pt_regs *ctx, struct probe *p)
+{
+	u64 cookie = bpf_get_attach_cookie(ctx);
+
+	if ((cookie & COOKIE_STACK_CHECK) && GO_STACK_CHECK_TAKEN(ctx))
+		return false;
+	p->tgid = bpf_get_current_pid_tgid() >> 32;
+	p->binary = cookie >> 48;
+	p->variant = COOKIE_VARIANT(cookie);
+	p->bias = GO_IP(ctx) - (cookie & COOKIE_ADDRESS);
+	p->goroutine = GO_G(ctx);
+	p->pad = 0;
+	return true;
+}
+
+static __always_inline struct process *process_of(const struct probe *p)
+{
+	struct process *process = bpf_map_lookup_elem(&processes, &p->tgid);
+
+	if (process)
+		return process;
+	/* A process of a probed binary that user space has not found yet. */
+	bpf_map_update_elem(&processes, &p->tgid, &no_process, BPF_NOEXIST);
+	process = bpf_map_lookup_elem(&processes, &p->tgid);
+	if (process) {
+		process->binary = p->binary;
+		process->bias = p->bias;
+	}
+	return process;
+}
+
+static __always_inline void count_in(struct process *process, enum counter c, u64 n)
+{
+	if (process && n)
+		__sync_fetch_and_add(&process->counters[c], n);
+}
+
+/* For what happens rarely: looks the process up. */
+static __always_inline void count(const struct probe *p, enum counter c, u64 n)
+{
+	if (n)
+		count_in(process_of(p), c, n);
+}
+
+static __always_inline struct runtime_layout *runtime_layout(const struct probe *p)
+{
+	return bpf_map_lookup_elem(&runtime_layouts, &p->binary);
+}
+
+/* The goroutine's open spans, NULL if it has none. Entries of a dead goroutine
+ * whose g struct is used again are dropped here. */
+static __always_inline struct goroutine *goroutine_find(const struct probe *p,
+							const struct runtime_layout *rt,
+							u64 address)
+{
+	struct goroutine_key key = { .address = address, .tgid = p->tgid };
+	struct goroutine *g = bpf_map_lookup_elem(&goroutines, &key);
+
+	if (!g)
+		return NULL;
+	if (g->goid == go_word(address + rt->g_goid))
+		return g;
+	count(p, COUNT_LOST_UNFINISHED, g->depth);
+	bpf_map_delete_elem(&goroutines, &key);
+	return NULL;
+}
+
+static __always_inline struct goroutine *goroutine_add(const struct probe *p,
+						       const struct runtime_layout *rt)
+{
+	struct goroutine_key key = { .address = p->goroutine, .tgid = p->tgid };
+	struct goroutine *g;
+
+	bpf_map_update_elem(&goroutines, &key, &no_goroutine, BPF_ANY);
+	g = bpf_map_lookup_elem(&goroutines, &key);
+	if (g)
+		g->goid = go_word(p->goroutine + rt->g_goid);
+	return g;
+}
+
+static __always_inline void goroutine_delete(const struct probe *p, struct goroutine *g)
+{
+	struct goroutine_key key = { .address = p->goroutine, .tgid = p->tgid };
+
+	if (g->context) {
+		struct goroutine_key context = { .address = g->context, .tgid = p->tgid };
+
+		/* Memory of a context is used again: a registration that
+		 * outlived its request would join strangers. */
+		bpf_map_delete_elem(&contexts, &context);
+	}
+	bpf_map_delete_elem(&goroutines, &key);
+}
+
+static __always_inline u64 random_u64(void)
+{
+	u64 high = bpf_get_prandom_u32();
+
+	return (high << 32) | bpf_get_prandom_u32();
+}
+
+static __always_inline u64 random_id(void)
+{
+	u64 id = random_u64();
+
+	return id ? id : 1; /* all zero is not a valid id */
+}
+
+/* The decision of OpenTelemetry's TraceIdRatioBased as the Python SDK takes it. */
+static __always_inline bool sample(u64 trace_id_low_be)
+{
+	u32 zero = 0;
+	struct settings *s = bpf_map_lookup_elem(&agent_settings, &zero);
+
+	if (!s)
+		return false;
+	return s->sample_all || __builtin_bswap64(trace_id_low_be) < s->sample_threshold;
+}
+
+static __always_inline void trace_new(struct goroutine *g)
+{
+	g->trace_id[0] = random_u64();
+	g->trace_id[1] = random_id();
+	g->sampled = sample(g->trace_id[1]);
+}
+
+/* Where the open spans are that a context.Context stems from; 0 if nowhere. Walks
+ * from child to parent by the types found in the binary, and stops at an unknown. */
+static __always_inline u64 context_owner(const struct probe *p, u64 itab, u64 data)
+{
+	struct type_key type = { .type = go_type_of(itab, p->bias), .binary = p->binary };
+
+	for (int i = 0; i < MAX_CONTEXT_DEPTH; i++) {
+		struct goroutine_key key = { .address = data, .tgid = p->tgid };
+		struct goroutine_key *owner;
+		struct type_info *info;
+		struct go_iface parent;
+
+		if (!data || !type.type)
+			return 0;
+		owner = bpf_map_lookup_elem(&contexts, &key);
+		if (owner)
+			return owner->address;
+		info = bpf_map_lookup_elem(&types, &type);
+		if (!info)
+			return 0;
+		if (info->role == TYPE_CONTEXT_VALUE) {
+			data += info->offset;
+			type.type = info->next;
+			continue;
+		}
+		if (info->role == TYPE_CONTEXT_POINTER) {
+			data = go_word(data + info->offset);
+			type.type = info->next;
+			continue;
+		}
+		if (info->role == TYPE_CONTEXT_INTERFACE) {
+			parent = go_iface(data + info->offset);
+		} else if (info->role == TYPE_CONTEXT_INDIRECT) {
+			data = go_word(data + info->offset);
+			if (!data)
+				return 0;
+			parent = go_iface(data + info->next);
+		} else {
+			return 0;
+		}
+		data = parent.data;
+		type.type = go_type_of(parent.tab, p->bias);
+	}
+	return 0;
+}
+
+/* Distance from the top of the goroutine's stack: unlike SP it survives a move of
+ * the stack. */
+static __always_inline u64 stack_depth(struct pt_regs *ctx, const struct probe *p,
+				       const struct runtime_layout *rt)
+{
+	return go_word(p->goroutine + rt->g_stack_hi) - GO_SP(ctx);
+}
+
+/* Pushes a span; the caller fills in object. NULL if there is no room (counted). */
+static __always_inline struct frame *span_push(const struct probe *p, struct goroutine *g,
+					       u32 kind, u64 parent_id)
+{
+	struct frame *f;
+	u32 depth = g->depth;
+
+	if (depth >= MAX_FRAMES) {
+		count(p, COUNT_LOST_STACK_FULL, 1);
+		return NULL;
+	}
+	f = &g->frames[depth & (MAX_FRAMES - 1)];
+	f->kind = kind;
+	f->flags = 0;
+	f->span_id = random_id();
+	f->parent_id = parent_id;
+	f->start_ns = bpf_ktime_get_ns();
+	g->depth = depth + 1;
+	return f;
+}
+
+/* Begins a client span: below the innermost open span of the goroutine, else below
+ * the span that its context stems from, else as a root. */
+static __always_inline struct frame *span_begin_child(const struct probe *p,
+						      const struct runtime_layout *rt, u32 kind,
+						      u64 context_itab, u64 context_data)
+{
+	struct goroutine *g, *owner = NULL;
+	u64 parent_id = 0, address;
+
+	g = goroutine_find(p, rt, p->goroutine);
+	if (!g) {
+		address = context_owner(p, context_itab, context_data);
+		if (address)
+			owner = goroutine_find(p, rt, address);
+		g = goroutine_add(p, rt);
+		if (!g) {
+			count(p, COUNT_LOST_GOROUTINES_FULL, 1);
+			return NULL;
+		}
+		if (owner && owner->depth) {
+			g->trace_id[0] = owner->trace_id[0];
+			g->trace_id[1] = owner->trace_id[1];
+			g->sampled = owner->sampled;
+			parent_id = owner->frames[0].span_id;
+		} else {
+			trace_new(g);
+		}
+	} else if (g->depth) {
+		parent_id = g->frames[(g->depth - 1) & (MAX_FRAMES - 1)].span_id;
+	}
+	return span_push(p, g, kind, parent_id);
+}
+
+static __always_inline struct frame *span_innermost(struct goroutine *g)
+{
+	if (!g->depth || g->depth > MAX_FRAMES)
+		return NULL;
+	return &g->frames[(g->depth - 1) & (MAX_FRAMES - 1)];
+}
+
+/* Drops what is open above depth: begun, and left by a panic. */
+static __always_inline void span_unwind(const struct probe *p, struct goroutine *g, u32 depth)
+{
+	if (g->depth <= depth)
+		return;
+	count(p, COUNT_LOST_UNFINISHED, g->depth - depth);
+	g->depth = depth;
+}
+
+/* Pops the innermost span, and with the last one deletes the goroutine's entry: the
+ * memory of g and of its frames is another goroutine's from here on. */
+static __always_inline void span_pop(const struct probe *p, struct goroutine *g)
+{
+	if (g->depth > 1)
+		g->depth--;
+	else
+		goroutine_delete(p, g);
+}
+
+static __always_inline void record_fill(struct record_header *r, const struct probe *p,
+					const struct goroutine *g, const struct frame *f,
+					u64 end_ns)
+{
+	r->kind = f->kind;
+	r->tgid = p->tgid;
+	r->flags = f->flags;
+	r->binary = p->binary;
+	r->start_ns = f->start_ns;
+	r->end_ns = end_ns;
+	__builtin_memcpy(r->trace_id, g->trace_id, 16);
+	__builtin_memcpy(r->span_id, &f->span_id, 8);
+	__builtin_memcpy(r->parent_id, &f->parent_id, 8);
+}
+
+/* A wakeup would cost the app an interrupt: the reader polls. */
+static __always_inline void record_submit(struct process *process, void *record)
+{
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	count_in(process, COUNT_EMITTED, 1);
+}
+
+#endif

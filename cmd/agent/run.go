@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.opentelemetry.io/otel/attribute"
+
+	"github.com/plainframework/agent/internal/config"
+	"github.com/plainframework/agent/internal/export"
+	"github.com/plainframework/agent/internal/probes/event"
+)
+
+// Limits of the way down: the whole agent has 10 s from the signal to its end.
+const (
+	stopProbes   = 2 * time.Second // detaching, and draining the ring
+	stopAll      = 9500 * time.Millisecond
+	stopStatus   = 500 * time.Millisecond
+	stateActive  = "active"
+	stateIdle    = "idle"
+	stateStart   = "starting"
+	stateStopped = "stopping"
+)
+
+func newRunCommand() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:     "run",
+		Short:   "Instrument Go processes until stopped",
+		Long:    runHelp(),
+		Example: runExamples,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := config.Load(config.Sources{File: file, Flags: givenFlags(cmd)})
+			if err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
+			// After the first signal the second one ends the agent at once.
+			context.AfterFunc(ctx, stop)
+			r := runner{cfg: cfg, logger: newLogger(cmd.ErrOrStderr(), cfg.Agent), startProbes: startProbes}
+			return r.run(ctx)
+		},
+	}
+	addFlags(cmd, &file)
+	return cmd
+}
+
+// newLogger makes the agent's own log. It goes to stderr and nowhere else.
+func newLogger(w io.Writer, a config.Agent) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(a.LogLevel)); err != nil {
+		level = slog.LevelInfo // not reached: the level was validated
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	if a.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+// runner is one run of the agent.
+type runner struct {
+	cfg         config.Config
+	logger      *slog.Logger
+	startProbes func(config.Config, event.Sink, *slog.Logger) (prober, error)
+	listening   func(addr string) // told the status address; for tests
+
+	started time.Time
+	state   atomic.Pointer[string]
+	reason  string
+	stages  atomic.Pointer[stages]
+}
+
+// stages are what the flow runs through, once they are all there.
+type stages struct {
+	probes prober
+	export *export.Pipeline
+}
+
+// run returns nil when ctx has ended and everything was shut down in time.
+func (r *runner) run(ctx context.Context) (err error) {
+	r.started = time.Now()
+	r.setState(stateStart)
+	for _, w := range r.cfg.Warnings {
+		r.logger.Warn(w)
+	}
+	if r.cfg.Active() && len(r.cfg.Targets.PIDs) == 0 && len(r.cfg.Targets.Exes) == 0 {
+		return errors.New("nothing to instrument: name a process with --pid or a binary with --exe, or list them under targets in the config file")
+	}
+	status, err := listenStatus(r.cfg.Agent.Status)
+	if err != nil {
+		return err
+	}
+	if !r.cfg.Active() {
+		r.idle()
+	}
+	status.serve(r.snapshot, r.logger)
+	if r.listening != nil {
+		r.listening(status.addr())
+	}
+	defer func() {
+		bye, cancel := context.WithTimeout(context.Background(), stopStatus)
+		defer cancel()
+		err = errors.Join(err, status.shutdown(bye))
+	}()
+	if r.reason != "" {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-status.failure():
+			return err
+		}
+	}
+	return r.export(ctx, status.failure())
+}
+
+// idle is the no-op: nothing is attached, and the agent stays up and healthy,
+// so that a missing token does not make a node restart it for ever.
+func (r *runner) idle() {
+	r.reason = "no token: set PLAIN_CLOUD_EXPORT_TOKEN or PLAIN_CLOUD_EXPORT_TOKEN_FILE"
+	if !r.cfg.Export.Enabled {
+		r.reason = "export is switched off by PLAIN_CLOUD_EXPORT_ENABLED"
+	}
+	r.setState(stateIdle)
+	r.logger.Info("the agent does nothing: "+r.reason, "status", r.cfg.Agent.Status)
+}
+
+// export builds the stages from the last to the first, runs them until ctx
+// ends or one breaks, and stops them from the first to the last.
+func (r *runner) export(ctx context.Context, statusFailed <-chan error) error {
+	version := readVersion()
+	pipeline, err := export.New(r.cfg, r.logger, export.WithResource([]attribute.KeyValue{
+		attribute.String("service.name", "plain-agent"),
+		attribute.String("service.version", version.String()),
+	}))
+	if err != nil {
+		return err
+	}
+	sending := make(chan error, 1)
+	go func() { sending <- pipeline.Run(context.WithoutCancel(ctx)) }()
+	defer func() { <-sending }()
+
+	probes, err := r.startProbes(r.cfg, pipeline, r.logger)
+	if err != nil {
+		return errors.Join(err, pipeline.Shutdown(context.WithoutCancel(ctx)))
+	}
+	r.stages.Store(&stages{probes: probes, export: pipeline})
+	r.setState(stateActive)
+	r.logger.Info("agent runs", "version", version.String(), "status", r.cfg.Agent.Status)
+
+	probing, stopProbing := context.WithCancel(ctx)
+	defer stopProbing()
+	probed := make(chan error, 1)
+	go func() { probed <- probes.Run(probing) }()
+	select {
+	case <-ctx.Done():
+	case err = <-probed:
+		probed <- nil // for shutdown, which waits for it
+		if err == nil && ctx.Err() == nil {
+			err = errors.New("probes: ended on their own")
+		}
+	case err = <-statusFailed:
+	}
+	stopProbing()
+	return errors.Join(err, r.shutdown(probes, probed, pipeline))
+}
+
+// shutdown stops the probes, waits for what they still hand over, and flushes.
+func (r *runner) shutdown(probes prober, probed <-chan error, pipeline *export.Pipeline) error {
+	r.setState(stateStopped)
+	ctx, cancel := context.WithTimeout(context.Background(), stopAll)
+	defer cancel()
+	var errs []error
+	select {
+	case err := <-probed:
+		errs = append(errs, err, probes.Close())
+	case <-time.After(stopProbes):
+		// Not closed: Run still uses it. The kernel detaches everything when
+		// the process ends.
+		errs = append(errs, fmt.Errorf("probes: not stopped within %v", stopProbes))
+	}
+	if err := pipeline.Shutdown(ctx); err != nil {
+		errs = append(errs, err)
+	}
+	for name, s := range pipeline.Stats().Signals {
+		if s.Received > 0 {
+			r.logger.Info("exported", "signal", name, "received", s.Received, "exported", s.Exported, "lost", s.LostTotal())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *runner) setState(s string) { r.state.Store(&s) }
+
+// snapshot is what the status server shows.
+func (r *runner) snapshot() report {
+	rep := report{Agent: readVersion(), State: *r.state.Load(), Reason: r.reason, Started: r.started}
+	rep.Ready = rep.State == stateIdle
+	if s := r.stages.Load(); s != nil {
+		stats := s.export.Stats()
+		rep.Ready, rep.Probes, rep.Export = s.probes.Ready(), s.probes.Status(), &stats
+	}
+	return rep
+}

@@ -1,0 +1,162 @@
+// Package config holds the agent's settings: one struct, its defaults, how it
+// is read and what makes it valid. It is the only package that looks at the
+// environment; everything else is handed a [Config].
+//
+// The data path of a setting:
+//
+//	defaults ← OTEL_* fallbacks ← file ← environment ← flags   [Load]
+//	decode, strictly: an unknown key is an error               decode.go
+//	validate: every problem at once, each with its remedy      [Config.Validate]
+//
+// The table in settings.go says for each setting its key in the file, its
+// environment variable and its flag.
+package config
+
+import (
+	"time"
+)
+
+// DefaultURL is where Plain Cloud takes OTLP.
+const DefaultURL = "https://ingest.plainframework.com"
+
+// Config is every setting of the agent. Read it with [Load]; the zero value is
+// not usable, [Default] is.
+type Config struct {
+	Targets Targets `koanf:"targets"`
+	Export  Export  `koanf:"export"`
+	Traces  Traces  `koanf:"traces"`
+	Metrics Metrics `koanf:"metrics"`
+	Logs    Logs    `koanf:"logs"`
+	Probes  Probes  `koanf:"probes"`
+	Agent   Agent   `koanf:"agent"`
+
+	// Warnings are things that are probably mistakes but do not stop the
+	// agent, such as an unknown PLAIN_CLOUD_ variable. For the log.
+	Warnings []string `koanf:"-"`
+
+	// origin says which layer gave a key its value, for error texts.
+	origin map[string]string
+}
+
+// Targets says what to instrument.
+type Targets struct {
+	PIDs []int    `koanf:"pids"` // these processes, no other of the same binary
+	Exes []string `koanf:"exes"` // every process of these binaries, now and later; absolute paths
+}
+
+// Export says where telemetry goes and how.
+type Export struct {
+	Enabled   bool   `koanf:"enabled"`
+	URL       string `koanf:"url"` // OTLP base URL; /v1/<signal> is appended
+	Token     Secret `koanf:"token"`
+	TokenFile string `koanf:"token_file"` // read into Token by Load
+
+	TracesURL  string            `koanf:"traces_url"` // whole URL; "" means URL + /v1/traces
+	MetricsURL string            `koanf:"metrics_url"`
+	LogsURL    string            `koanf:"logs_url"`
+	Headers    map[string]Secret `koanf:"headers"` // sent with each request
+	Timeout    time.Duration     `koanf:"timeout"` // of one attempt
+	// Compression is "gzip" or "none".
+	Compression string `koanf:"compression"`
+
+	BatchSize  int           `koanf:"batch_size"`  // items in one request, at most
+	BatchDelay time.Duration `koanf:"batch_delay"` // how long an item waits for company, at most
+	QueueSize  Bytes         `koanf:"queue_size"`  // memory for what waits to be sent, per signal
+	RetryFor   time.Duration `koanf:"retry_for"`   // a request that is refused this long is given up
+
+	// Foreign says that the endpoint comes from the OTEL_EXPORTER_OTLP_*
+	// variables: it is not Plain Cloud and may need no token.
+	Foreign bool `koanf:"-"`
+	// Proxy is what HTTP_PROXY and its like say.
+	Proxy Proxy `koanf:"-"`
+}
+
+// Proxy is the proxy setting of the environment. The URLs may hold passwords.
+type Proxy struct {
+	HTTP, HTTPS Secret
+	NoProxy     string
+}
+
+// Samplers that [Traces].Sampler may name.
+const (
+	SamplerRatio       = "traceidratio"             // as the Python package plain.cloud does
+	SamplerParentRatio = "parentbased_traceidratio" // the caller's decision first
+	SamplerProbability = "probability"              // OTel consistent sampling
+)
+
+// Traces says which spans are made and kept.
+type Traces struct {
+	SampleRate      float64       `koanf:"sample_rate"` // 0 to 1
+	Sampler         string        `koanf:"sampler"`
+	KeepErrors      bool          `koanf:"keep_errors"`      // keep traces whose local root failed
+	KeepSlowerThan  time.Duration `koanf:"keep_slower_than"` // and those that took longer; 0 is off
+	SQLTransactions bool          `koanf:"sql_transactions"` // spans for begin, commit and rollback
+}
+
+// Metrics says how metrics are exported. They are never sampled.
+type Metrics struct {
+	Interval  time.Duration     `koanf:"interval"`
+	Rename    map[string]string `koanf:"rename"`     // metric name → name to export
+	MaxSeries int               `koanf:"max_series"` // per service and metric; the rest goes into one overflow series
+}
+
+// Logs says which log lines are exported.
+type Logs struct {
+	Export bool     `koanf:"export"`
+	Level  Severity `koanf:"level"`  // minimum; lines without a severity pass
+	Rate   int      `koanf:"rate"`   // lines a second and process, 0 for no limit
+	Burst  int      `koanf:"burst"`  // lines above the rate that may come at once
+	Redact []string `koanf:"redact"` // regular expressions (RE2); a match is replaced before export
+}
+
+// Probes bounds what the kernel side may use.
+type Probes struct {
+	RingSize    Bytes   `koanf:"ring_size"`     // a power of two
+	MaxInFlight int     `koanf:"max_in_flight"` // requests and queries open at once, on the whole node
+	MaxOverhead Percent `koanf:"max_overhead"`  // of a target's CPU; 0 is no limit
+}
+
+// Agent is about the agent itself.
+type Agent struct {
+	Status    string `koanf:"status"`     // address of /healthz, /readyz, /status; "" for none
+	LogLevel  string `koanf:"log_level"`  // debug, info, warn, error
+	LogFormat string `koanf:"log_format"` // text or json
+}
+
+// defaultRedact takes out what must not be in a log and often is. It stands
+// here, and not in a default of the struct, so that a list in the file replaces
+// it instead of being laid over it item by item.
+var defaultRedact = []string{
+	`(?i)\b(?:bearer|basic)\s+[A-Za-z0-9+/._~-]{8,}=*`,
+	`(?i)\b(?:api[_-]?key|secret|token|passw(?:or)?d)["']?\s*[=:]\s*["']?[^\s"',;&]{4,}`,
+	`\b(?:sk|pk|ghp|gho|xox[abp]|AKIA)[_-]?[A-Za-z0-9_-]{16,}\b`,
+	`\b(?:\d[ -]?){12,18}\d\b`,
+}
+
+// Default returns the settings that hold where nothing else is said.
+func Default() Config {
+	return Config{
+		Export: Export{
+			Enabled:     true,
+			URL:         DefaultURL,
+			Timeout:     30 * time.Second,
+			Compression: "gzip",
+			BatchSize:   2048,
+			BatchDelay:  time.Second,
+			QueueSize:   32 << 20,
+			RetryFor:    time.Minute,
+		},
+		Traces:  Traces{SampleRate: 1, Sampler: SamplerRatio, KeepErrors: true},
+		Metrics: Metrics{Interval: time.Minute, MaxSeries: 2000},
+		Logs:    Logs{Export: true, Level: severityInfo, Rate: 1000, Burst: 5000},
+		Probes:  Probes{RingSize: 8 << 20, MaxInFlight: 65536},
+		Agent:   Agent{Status: "127.0.0.1:4319", LogLevel: "info", LogFormat: "text"},
+	}
+}
+
+// Active says whether there is anything to do. Without a token the agent is a
+// no-op: it attaches nothing and stays healthy. An endpoint that is not Plain
+// Cloud, from the OTEL_EXPORTER_OTLP_* variables, may need no token.
+func (c *Config) Active() bool {
+	return c.Export.Enabled && (c.Export.Token != "" || c.Export.Foreign)
+}

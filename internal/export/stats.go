@@ -1,0 +1,101 @@
+package export
+
+import "time"
+
+// signal is one of the three kinds of telemetry.
+type signal int
+
+const (
+	signalSpans signal = iota
+	signalMetrics
+	signalLogs
+	signalCount
+)
+
+// String is the signal's name in URLs and in /status.
+func (s signal) String() string { return [...]string{"traces", "metrics", "logs"}[s] }
+
+// items names what the signal is counted in.
+func (s signal) items() string { return [...]string{"spans", "data points", "log records"}[s] }
+
+// reason is why an item was lost.
+type reason int
+
+const (
+	lostQueueFull    reason = iota // no room: the endpoint is slower than the telemetry
+	lostTooLarge                   // one item alone is larger than what can be sent
+	lostRejected                   // the endpoint does not want it
+	lostUnauthorized               // the endpoint does not know the token
+	lostSendFailed                 // the endpoint could not be reached for too long
+	lostEncode                     // an exporter could not make a request of it
+	lostShutdown                   // the agent ended first
+	reasonCount
+)
+
+// String is the reason's name in /status and in metrics.
+func (r reason) String() string {
+	return [...]string{"queue_full", "too_large", "rejected", "unauthorized", "send_failed", "encode", "shutdown"}[r]
+}
+
+// losses counts items by reason.
+type losses [reasonCount]int64
+
+// lose is the loss of all items for one reason.
+func lose(r reason, items int) (l losses) {
+	l[r] = int64(items)
+	return l
+}
+
+func (l *losses) total() (n int64) {
+	for _, v := range l {
+		n += v
+	}
+	return n
+}
+
+// SignalStats is where every item of a signal went:
+// Received = Exported + Queued + the sum of Lost.
+type SignalStats struct {
+	Received    int64            `json:"received"`
+	Exported    int64            `json:"exported"`
+	Queued      int64            `json:"queued"`       // waiting or on their way
+	QueuedBytes int64            `json:"queued_bytes"` // memory that they take
+	Lost        map[string]int64 `json:"lost"`         // by reason; only reasons that occurred
+}
+
+// LostTotal is the sum of Lost.
+func (s SignalStats) LostTotal() (n int64) {
+	for _, v := range s.Lost {
+		n += v
+	}
+	return n
+}
+
+// EndpointStats is how a signal's endpoint does.
+type EndpointStats struct {
+	URL         string    `json:"url"`
+	Requests    int64     `json:"requests"`     // attempts that were made
+	Failures    int64     `json:"failures"`     // of these, not answered with 2xx
+	BytesSent   int64     `json:"bytes_sent"`   // compressed bodies that were taken
+	LastSuccess time.Time `json:"last_success"` // zero if none yet
+	LastError   string    `json:"last_error,omitempty"`
+}
+
+// Stats is a snapshot of the pipeline.
+type Stats struct {
+	Signals   map[string]SignalStats   `json:"signals"`
+	Endpoints map[string]EndpointStats `json:"endpoints"`
+}
+
+// Stats returns a snapshot. Each signal's numbers are of one moment.
+func (p *Pipeline) Stats() Stats {
+	s := Stats{
+		Signals:   make(map[string]SignalStats, signalCount),
+		Endpoints: make(map[string]EndpointStats, signalCount),
+	}
+	for _, l := range p.lanes {
+		s.Signals[l.signal.String()] = l.stats()
+		s.Endpoints[l.signal.String()] = p.deliver.stats(l.signal)
+	}
+	return s
+}

@@ -1,0 +1,312 @@
+package export
+
+import (
+	"encoding/binary"
+	"math"
+	"strings"
+	"unicode/utf8"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/plainframework/agent/internal/probes/event"
+)
+
+// Caps on what a single item may carry. A target may make its attributes as
+// large as it likes; the agent's memory and the endpoint's limit are not its.
+const (
+	maxString     = 64 << 10 // bytes of one string
+	maxAttributes = 128
+	maxEvents     = 128
+	maxElements   = 1024 // of one list
+	maxDepth      = 8    // of nested attribute values
+)
+
+// Field tags of opentelemetry/proto/trace/v1 and common/v1: number<<3 | type.
+const (
+	tagScopeSpansSpan = 2<<3 | 2
+
+	tagSpanTraceID    = 1<<3 | 2
+	tagSpanID         = 2<<3 | 2
+	tagSpanState      = 3<<3 | 2
+	tagSpanParent     = 4<<3 | 2
+	tagSpanName       = 5<<3 | 2
+	tagSpanKind       = 6<<3 | 0
+	tagSpanStart      = 7<<3 | 1
+	tagSpanEnd        = 8<<3 | 1
+	tagSpanAttribute  = 9<<3 | 2
+	tagSpanDropped    = 10<<3 | 0
+	tagSpanEvent      = 11<<3 | 2
+	tagSpanLostEvents = 12<<3 | 0
+	tagSpanStatus     = 15<<3 | 2
+	tagSpanFlags      = 16<<3 | 5 // two bytes as a varint
+
+	tagEventTime      = 1<<3 | 1
+	tagEventName      = 2<<3 | 2
+	tagEventAttribute = 3<<3 | 2
+	tagEventDropped   = 4<<3 | 0
+
+	tagStatusMessage = 2<<3 | 2
+	tagStatusCode    = 3<<3 | 0
+
+	tagKey   = 1<<3 | 2
+	tagValue = 2<<3 | 2
+
+	tagAnyString = 1<<3 | 2
+	tagAnyBool   = 2<<3 | 0
+	tagAnyInt    = 3<<3 | 0
+	tagAnyDouble = 4<<3 | 1
+	tagAnyArray  = 5<<3 | 2
+	tagAnyMap    = 6<<3 | 2
+	tagAnyBytes  = 7<<3 | 2
+
+	tagElement = 1<<3 | 2 // of ArrayValue and KeyValueList
+)
+
+// Bits 8 and 9 of the flags of a span: whether it is known that the parent is
+// remote, and whether it is.
+const (
+	flagHasIsRemote = 0x100
+	flagIsRemote    = 0x200
+)
+
+// appendSpan appends s as one element of ScopeSpans.spans.
+func appendSpan(b []byte, s *event.Span) []byte {
+	b, at := begin(b, tagScopeSpansSpan)
+	b = append(b, tagSpanTraceID, 16)
+	b = append(b, s.TraceID[:]...)
+	b = append(b, tagSpanID, 8)
+	b = append(b, s.SpanID[:]...)
+	if s.TraceState != "" {
+		b = appendString(b, tagSpanState, s.TraceState)
+	}
+	if s.ParentID.IsValid() {
+		b = append(b, tagSpanParent, 8)
+		b = append(b, s.ParentID[:]...)
+	}
+	b = appendString(b, tagSpanName, s.Name)
+	b = appendVarint(b, tagSpanKind, uint64(s.Kind)) // the numbers of the API are those of the wire
+	b = appendFixed64(b, tagSpanStart, uint64(s.Start))
+	b = appendFixed64(b, tagSpanEnd, uint64(s.End))
+	b = appendAttributes(b, tagSpanAttribute, tagSpanDropped, s.Attributes)
+	b = appendEvents(b, s.Events)
+	if s.Status != codes.Unset {
+		b = appendStatus(b, s.Status, s.StatusMessage)
+	}
+	flags := uint32(s.Flags) | flagHasIsRemote
+	if s.RemoteParent {
+		flags |= flagIsRemote
+	}
+	b = protowire.AppendVarint(b, tagSpanFlags)
+	b = binary.LittleEndian.AppendUint32(b, flags)
+	return end(b, at)
+}
+
+func appendEvents(b []byte, events []event.SpanEvent) []byte {
+	for i := range events {
+		if i == maxEvents {
+			return appendVarint(b, tagSpanLostEvents, uint64(len(events)-maxEvents))
+		}
+		e := &events[i]
+		var at int
+		b, at = begin(b, tagSpanEvent)
+		b = appendFixed64(b, tagEventTime, uint64(e.Time))
+		b = appendString(b, tagEventName, e.Name)
+		b = appendAttributes(b, tagEventAttribute, tagEventDropped, e.Attributes)
+		b = end(b, at)
+	}
+	return b
+}
+
+// appendStatus maps the code: on the wire Ok is 1 and Error is 2.
+func appendStatus(b []byte, code codes.Code, message string) []byte {
+	b, at := begin(b, tagSpanStatus)
+	if message != "" {
+		b = appendString(b, tagStatusMessage, message)
+	}
+	wire := uint64(2)
+	if code == codes.Ok {
+		wire = 1
+	}
+	b = appendVarint(b, tagStatusCode, wire)
+	return end(b, at)
+}
+
+func appendAttributes(b []byte, tag, tagDropped byte, attrs []attribute.KeyValue) []byte {
+	dropped := 0
+	if len(attrs) > maxAttributes {
+		dropped = len(attrs) - maxAttributes
+		attrs = attrs[:maxAttributes]
+	}
+	for i := range attrs {
+		b = appendAttribute(b, tag, &attrs[i], 0)
+	}
+	if dropped > 0 {
+		b = appendVarint(b, tagDropped, uint64(dropped))
+	}
+	return b
+}
+
+// appendAttribute appends a KeyValue. Nearly all are short strings and
+// integers, whose lengths are known before; others are patched afterwards.
+func appendAttribute(b []byte, tag byte, kv *attribute.KeyValue, depth int) []byte {
+	key := clean(string(kv.Key))
+	keyLen := 1 + protowire.SizeBytes(len(key))
+	switch kv.Value.Type() {
+	case attribute.STRING:
+		s := clean(kv.Value.AsString())
+		anyLen := 1 + protowire.SizeBytes(len(s))
+		b = append(b, tag)
+		b = protowire.AppendVarint(b, uint64(keyLen+1+protowire.SizeBytes(anyLen)))
+		b = append(b, tagKey)
+		b = protowire.AppendString(b, key)
+		b = append(b, tagValue)
+		b = protowire.AppendVarint(b, uint64(anyLen))
+		b = append(b, tagAnyString)
+		return protowire.AppendString(b, s)
+	case attribute.INT64:
+		v := uint64(kv.Value.AsInt64())
+		anyLen := 1 + protowire.SizeVarint(v) // 11 at most: its length is one byte
+		b = append(b, tag)
+		b = protowire.AppendVarint(b, uint64(keyLen+2+anyLen))
+		b = append(b, tagKey)
+		b = protowire.AppendString(b, key)
+		b = append(b, tagValue, byte(anyLen), tagAnyInt)
+		return protowire.AppendVarint(b, v)
+	}
+	b, at := begin(b, tag)
+	b = append(b, tagKey)
+	b = protowire.AppendString(b, key)
+	b = appendValue(b, tagValue, kv.Value, depth)
+	return end(b, at)
+}
+
+// appendValue appends an AnyValue as the field tag.
+func appendValue(b []byte, tag byte, v attribute.Value, depth int) []byte {
+	b, at := begin(b, tag)
+	if depth > maxDepth {
+		return end(b, at) // an empty value
+	}
+	switch v.Type() {
+	case attribute.STRING:
+		b = appendString(b, tagAnyString, v.AsString())
+	case attribute.BOOL:
+		b = append(b, tagAnyBool, boolByte(v.AsBool()))
+	case attribute.INT64:
+		b = appendVarint(b, tagAnyInt, uint64(v.AsInt64()))
+	case attribute.FLOAT64:
+		b = appendFixed64(b, tagAnyDouble, math.Float64bits(v.AsFloat64()))
+	case attribute.BYTESLICE:
+		data := v.AsByteSlice()
+		b = append(b, tagAnyBytes)
+		b = protowire.AppendBytes(b, data[:min(len(data), maxString)])
+	case attribute.MAP:
+		var inner int
+		b, inner = begin(b, tagAnyMap)
+		for i, kv := range v.AsMap() {
+			if i == maxAttributes {
+				break
+			}
+			b = appendAttribute(b, tagElement, &kv, depth+1)
+		}
+		b = end(b, inner)
+	default:
+		b = appendArray(b, v, depth)
+	}
+	return end(b, at)
+}
+
+// appendArray appends the lists; an EMPTY value appends nothing, as it should.
+func appendArray(b []byte, v attribute.Value, depth int) []byte {
+	var values []attribute.Value
+	switch v.Type() {
+	case attribute.STRINGSLICE:
+		values = valuesOf(v.AsStringSlice(), attribute.StringValue)
+	case attribute.INT64SLICE:
+		values = valuesOf(v.AsInt64Slice(), attribute.Int64Value)
+	case attribute.FLOAT64SLICE:
+		values = valuesOf(v.AsFloat64Slice(), attribute.Float64Value)
+	case attribute.BOOLSLICE:
+		values = valuesOf(v.AsBoolSlice(), attribute.BoolValue)
+	case attribute.SLICE:
+		values = v.AsSlice()
+	default:
+		return b
+	}
+	b, at := begin(b, tagAnyArray)
+	for _, e := range values[:min(len(values), maxElements)] {
+		b = appendValue(b, tagElement, e, depth+1)
+	}
+	return end(b, at)
+}
+
+func valuesOf[T any](in []T, value func(T) attribute.Value) []attribute.Value {
+	out := make([]attribute.Value, len(in))
+	for i, v := range in {
+		out[i] = value(v)
+	}
+	return out
+}
+
+// begin starts a nested message: its tag, and one byte for its length. The
+// position that it returns is for end.
+func begin(b []byte, tag byte) ([]byte, int) {
+	b = append(b, tag, 0)
+	return b, len(b)
+}
+
+// end writes the length of the message that began at at, and moves the message
+// where the length needs more than one byte.
+func end(b []byte, at int) []byte {
+	n := len(b) - at
+	if n < 0x80 {
+		b[at-1] = byte(n)
+		return b
+	}
+	var length [binary.MaxVarintLen64]byte
+	size := binary.PutUvarint(length[:], uint64(n))
+	b = append(b, length[1:size]...) // room: any bytes will do
+	copy(b[at-1+size:], b[at:at+n])
+	copy(b[at-1:], length[:size])
+	return b
+}
+
+func appendString(b []byte, tag byte, s string) []byte {
+	return protowire.AppendString(append(b, tag), clean(s))
+}
+
+func appendVarint(b []byte, tag byte, v uint64) []byte {
+	return protowire.AppendVarint(append(b, tag), v)
+}
+
+func appendFixed64(b []byte, tag byte, v uint64) []byte {
+	return binary.LittleEndian.AppendUint64(append(b, tag), v)
+}
+
+func boolByte(v bool) byte {
+	if v {
+		return 1
+	}
+	return 0
+}
+
+// clean makes s fit for a protobuf string: one that is not UTF-8 would make the
+// endpoint refuse the whole request.
+func clean(s string) string { return cleanTo(s, maxString) }
+
+func cleanTo(s string, limit int) string {
+	if len(s) > limit {
+		s = s[:limit]
+		for range utf8.UTFMax - 1 { // not in the middle of a rune
+			if r, size := utf8.DecodeLastRuneInString(s); r != utf8.RuneError || size != 1 {
+				break
+			}
+			s = s[:len(s)-1]
+		}
+	}
+	if utf8.ValidString(s) {
+		return s
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
+}

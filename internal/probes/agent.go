@@ -1,0 +1,166 @@
+package probes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"math/big"
+	"sync"
+
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
+
+	"github.com/plainframework/agent/bpf"
+	"github.com/plainframework/agent/internal/probes/event"
+)
+
+// Options say what to instrument, and how much room it may take.
+type Options struct {
+	PIDs       []int    // processes; others of the same binary stay free of probes
+	Exes       []string // executables: every process, now and later
+	SampleRate float64  // 0 to 1
+	Version    string   // of the agent
+
+	RingSize     int // bytes, a power of two
+	MaxOpenSpans int // goroutines of the node that have an open span
+}
+
+// Agent is the probes of one node.
+type Agent struct {
+	log     *slog.Logger
+	kernel  *kernel
+	exec    link.Link
+	ring    *ringbuf.Reader
+	targets *targets
+	reader  *reader
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// New loads the BPF programs and attaches them to what Options name; whatever a
+// target does from then on waits in the ring until Run. An error is about what was
+// asked for: a PID that is gone, a path that is a directory, a missing capability.
+func New(o Options, sink event.Sink, log *slog.Logger) (a *Agent, err error) {
+	a = &Agent{log: log}
+	defer func() {
+		if err != nil {
+			a.Close()
+		}
+	}()
+	if a.kernel, err = loadKernel(o); err != nil {
+		return nil, err
+	}
+	if err := a.kernel.setSampleRate(o.SampleRate); err != nil {
+		return nil, err
+	}
+	if a.ring, err = ringbuf.NewReader(a.kernel.mapOf("ring")); err != nil {
+		return nil, fmt.Errorf("open ring buffer: %w", err)
+	}
+	if a.exec, err = a.kernel.attachExec(); err != nil {
+		log.Warn("new processes are found by scanning, not at once", "error", err)
+	}
+	if a.targets, err = newTargets(a.kernel, o, log); err != nil {
+		return nil, err
+	}
+	a.reader = newReader(a.ring, sink, newDecoding(), a.targets, o.Version)
+	if err := a.targets.start(); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Run follows the targets and hands their spans to the sink until ctx is done. Then it
+// detaches all probes, hands over what was fired until then, and returns.
+func (a *Agent) Run(ctx context.Context) error {
+	readCtx, stopReading := context.WithCancel(context.Background())
+	defer stopReading()
+	read := make(chan error, 1)
+	go func() { read <- a.reader.run(readCtx) }()
+
+	follow := make(chan error, 1)
+	go func() { follow <- a.targets.run(ctx) }()
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-read:
+		return errors.Join(err, a.targets.detach())
+	}
+	err = errors.Join(<-follow, a.targets.detach())
+	stopReading()
+	return errors.Join(err, <-read)
+}
+
+// Close frees everything; the targets run on at their own speed. It may be called
+// more than once, not while Run runs.
+func (a *Agent) Close() error {
+	a.closeOnce.Do(func() {
+		var errs []error
+		if a.targets != nil {
+			errs = append(errs, a.targets.close())
+		}
+		if a.exec != nil {
+			errs = append(errs, a.exec.Close())
+		}
+		if a.ring != nil {
+			errs = append(errs, a.ring.Close())
+		}
+		if a.kernel != nil {
+			a.kernel.Close()
+		}
+		a.closeErr = errors.Join(errs...)
+	})
+	return a.closeErr
+}
+
+// Ready tells whether every target found so far is attached or refused.
+func (a *Agent) Ready() bool { return a.targets.ready() }
+
+// Status is a snapshot; it may be called at any time.
+func (a *Agent) Status() Status {
+	s := a.targets.status()
+	s.Spans.Decoded = a.reader.decoded.Load()
+	if n := a.reader.invalid.Load(); n > 0 {
+		s.Losses["invalid_record"] = n
+	}
+	return s
+}
+
+// setSampleRate sets the share of traces that are kept: those whose id, its low 64
+// bits taken as a number, is below rate·2⁶⁴, as the Python SDK's TraceIdRatioBased
+// decides.
+func (k *kernel) setSampleRate(rate float64) error {
+	s := bpf.AgentSettings{}
+	if rate >= 1 {
+		s.SampleAll = 1
+	} else if rate > 0 {
+		s.SampleThreshold = sampleBound(rate)
+	}
+	if err := k.mapOf("agent_settings").Put(uint32(0), &s); err != nil {
+		return fmt.Errorf("store settings: %w", err)
+	}
+	return nil
+}
+
+// sampleBound is round(rate·2⁶⁴), for 0 < rate < 1, as Python computes it: exactly.
+func sampleBound(rate float64) uint64 {
+	f := new(big.Float).SetMantExp(big.NewFloat(rate), 64)
+	n, _ := f.Add(f, big.NewFloat(0.5)).Int(nil)
+	if !n.IsUint64() {
+		return math.MaxUint64
+	}
+	return n.Uint64()
+}
+
+// counterNames are the reasons of enum counter as they are reported.
+var counterNames = [bpf.AgentCounterCOUNTERS]string{
+	bpf.AgentCounterCOUNT_LOST_RING_FULL:       "ring_full",
+	bpf.AgentCounterCOUNT_LOST_GOROUTINES_FULL: "goroutines_full",
+	bpf.AgentCounterCOUNT_LOST_STACK_FULL:      "stack_full",
+	bpf.AgentCounterCOUNT_LOST_UNFINISHED:      "unfinished",
+	bpf.AgentCounterCOUNT_BAD_READ:             "bad_read",
+	bpf.AgentCounterCOUNT_CONTEXTS_FULL:        "contexts_full",
+}

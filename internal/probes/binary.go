@@ -1,0 +1,374 @@
+package probes
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/cilium/ebpf/link"
+
+	"github.com/plainframework/agent/bpf"
+	"github.com/plainframework/agent/internal/probes/gobin"
+	"github.com/plainframework/agent/internal/probes/process"
+)
+
+// fileID is the identity of a file: a uprobe belongs to an inode.
+type fileID = process.FileID
+
+// binary is the work that is done once for each executable, however many processes
+// run it: it is analysed, its layouts are in the maps, and its sites are known.
+type binary struct {
+	id   uint32
+	file fileID
+	path string // for people
+	exe  *os.File
+	info *gobin.Binary
+
+	plan   []planned
+	groups []GroupStatus
+
+	namesMu sync.Mutex
+	names   map[uint64]string
+}
+
+// planned is one program with its sites in one binary.
+type planned struct {
+	program string
+	offsets []uint64
+	cookies []uint64
+}
+
+// The attach cookie; bpf/span.h has the other side.
+const (
+	cookieStackCheck = 1 << 40
+	cookieBinary     = 48
+	cookieAddress    = 1<<40 - 1
+)
+
+// errNothing: a Go binary with none of the libraries.
+var errNothing = errors.New("none of the instrumented libraries is in it")
+
+// newBinary analyses an executable and tells the kernel its layouts. It takes exe
+// over, and closes it on error.
+func newBinary(k *kernel, id uint32, file fileID, path string, exe *os.File) (b *binary, err error) {
+	defer func() {
+		if err != nil {
+			exe.Close()
+		}
+	}()
+	stat, err := exe.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("stat executable: %w", err)
+	}
+	b = &binary{id: id, file: file, path: path, exe: exe, names: map[uint64]string{}}
+	if b.info, err = gobin.Open(exe, stat.Size()); err != nil {
+		return nil, err
+	}
+	if err := b.writeRuntime(k); err != nil {
+		return nil, err
+	}
+	for _, lib := range libraries {
+		if err := b.writeLibrary(k, lib); err != nil {
+			return nil, err
+		}
+	}
+	if len(b.plan) == 0 {
+		return nil, b.nothing()
+	}
+	return b, nil
+}
+
+// nothing says why a binary has nothing to attach to.
+func (b *binary) nothing() error {
+	var reasons []string
+	for _, g := range b.groups {
+		for _, h := range g.Hooks {
+			if h.Reason != "" {
+				reasons = append(reasons, h.Reason)
+			}
+		}
+	}
+	if len(reasons) == 0 {
+		return errNothing
+	}
+	return fmt.Errorf("nothing can be probed: %s", strings.Join(reasons, "; "))
+}
+
+func (b *binary) writeRuntime(k *kernel) error {
+	l := layouts{binary: b.info}
+	const g, p = "runtime.g", "runtime._panic"
+	layout := bpf.AgentRuntimeLayout{
+		G_goid:      l.offset(g, "goid"),
+		G_stackHi:   l.offset(g, "stack.hi"),
+		G_panic:     l.optional(g, "_panic"),
+		PanicGoexit: l.optional(p, "goexit"),
+		PanicArg:    l.optional(p, "arg"),
+	}
+	if err := l.err(); err != nil {
+		return err
+	}
+	if layout.PanicGoexit == 0 {
+		layout.G_panic = 0 // not readable without
+	}
+	b.headerLayout(&layout)
+	if err := k.mapOf("runtime_layouts").Put(b.id, &layout); err != nil {
+		return fmt.Errorf("store runtime layout: %w", err)
+	}
+	return b.writeTypes(k)
+}
+
+// headerLayout fills in how http.Header lies in memory. Without it incoming trace
+// context and the user agent are not read, no more than that.
+func (b *binary) headerLayout(layout *bpf.AgentRuntimeLayout) {
+	m, err := b.info.MapLayout("net/http.Header")
+	if err != nil || m.Slots != 8 || m.Size > scratchSize {
+		return
+	}
+	l := layouts{binary: b.info}
+	if m.Swiss {
+		const swiss, table = "internal/runtime/maps.Map", "internal/runtime/maps.table"
+		layout.SwissMap = 1
+		layout.MapDirPtr = l.offset(swiss, "dirPtr")
+		layout.MapDirLen = l.offset(swiss, "dirLen")
+		layout.TableGroups = l.offset(table, "groups.data")
+	} else {
+		layout.MapDirPtr = l.offset("runtime.hmap", "buckets")
+		layout.MapDirLen = l.offset("runtime.hmap", "B")
+	}
+	if l.err() != nil {
+		return
+	}
+	layout.GroupSize = uint32(m.Size)
+	layout.GroupControl = uint32(m.Control)
+	layout.GroupKeys, layout.GroupKeyStride = uint32(m.Keys), uint32(m.KeyStride)
+	layout.GroupElems, layout.GroupElemStride = uint32(m.Elems), uint32(m.ElemStride)
+	layout.GroupOverflow = uint32(m.Overflow)
+}
+
+// scratchSize is SCRATCH_SIZE of bpf/maps.h.
+const scratchSize = 512
+
+// contextInfo says how a walk gets from a context to its parent. A direct value is
+// its struct's only word, a pointer, and so needs one step less.
+func contextInfo(t gobin.ContextType) bpf.AgentTypeInfo {
+	info := bpf.AgentTypeInfo{Offset: uint32(t.Offset)}
+	role := bpf.AgentTypeRoleTYPE_CONTEXT_INTERFACE
+	switch t.Kind {
+	case gobin.ContextPointer:
+		role, info.Next = bpf.AgentTypeRoleTYPE_CONTEXT_POINTER, t.Parent
+		if t.Direct {
+			role = bpf.AgentTypeRoleTYPE_CONTEXT_VALUE
+		}
+	case gobin.ContextVia:
+		role, info.Next = bpf.AgentTypeRoleTYPE_CONTEXT_INDIRECT, t.Via
+		if t.Direct {
+			role, info.Offset = bpf.AgentTypeRoleTYPE_CONTEXT_INTERFACE, uint32(t.Via)
+		}
+	}
+	info.Role = uint32(role)
+	return info
+}
+
+// writeTypes tells the kernel which types lead to a parent context, and which errors
+// hold a code.
+func (b *binary) writeTypes(k *kernel) error {
+	put := func(addr uint64, info bpf.AgentTypeInfo) error {
+		err := k.mapOf("types").Put(&bpf.AgentTypeKey{Type: addr, Binary: b.id}, &info)
+		if err != nil {
+			return fmt.Errorf("store type: %w", err)
+		}
+		return nil
+	}
+	contexts, err := b.info.ContextTypes()
+	if err != nil {
+		return fmt.Errorf("read context types: %w", err)
+	}
+	for _, t := range contexts {
+		if err := put(t.Addr, contextInfo(t)); err != nil {
+			return err
+		}
+	}
+	for _, c := range sqlErrorCodes {
+		addr, err := b.info.TypeAddr(c.dynamicType)
+		if err != nil {
+			continue
+		}
+		f, err := b.info.Field(c.structName, c.field)
+		if err != nil {
+			continue
+		}
+		if err := put(addr, bpf.AgentTypeInfo{Role: uint32(c.role), Offset: uint32(f.Offset)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeLibrary plans the hooks of one library and stores its layout.
+func (b *binary) writeLibrary(k *kernel, lib *library) error {
+	l := layouts{binary: b.info}
+	var groups []group
+	for _, g := range lib.groups {
+		if g.when(b.info) {
+			groups = append(groups, g)
+		}
+	}
+	if len(groups) == 0 {
+		return nil
+	}
+	layout := lib.layout(&l)
+	if err := l.err(); err != nil {
+		b.groups = append(b.groups, GroupStatus{Library: lib.name, State: "uncovered", Reason: err.Error()})
+		return nil
+	}
+	if err := k.mapOf(lib.layoutMap).Put(b.id, layout); err != nil {
+		return fmt.Errorf("store layout of %s: %w", lib.name, err)
+	}
+	for _, g := range groups {
+		b.planGroup(lib, g)
+	}
+	return nil
+}
+
+// planGroup finds the sites of a group; it is planned only if none that it needs is
+// missing.
+func (b *binary) planGroup(lib *library, g group) {
+	status := GroupStatus{Library: lib.name, Group: g.name, State: "attached"}
+	var found []planned
+	for _, h := range g.hooks {
+		sites, err := h.sites(b.info)
+		var missing *gobin.MissingError
+		if h.prunable && errors.As(err, &missing) {
+			continue // nothing calls it
+		}
+		if err != nil {
+			status.Hooks = append(status.Hooks, HookStatus{Program: h.program, Reason: err.Error()})
+			if !h.optional {
+				status.State = "uncovered"
+			}
+			continue
+		}
+		p := planned{program: h.program}
+		for _, s := range sites {
+			p.offsets = append(p.offsets, s.Offset)
+			p.cookies = append(p.cookies, cookie(b.id, s))
+			status.Hooks = append(status.Hooks, HookStatus{
+				Program: h.program, Function: s.Func, Address: fmt.Sprintf("%#x", s.Addr),
+				Instruction: s.Instr, Emulated: s.Emulated, Rule: s.Rule,
+			})
+		}
+		found = append(found, p)
+	}
+	b.groups = append(b.groups, status)
+	if status.State != "attached" {
+		return
+	}
+	for _, p := range found {
+		b.addPlan(p)
+	}
+}
+
+// addPlan adds sites to the plan, each site of a program once.
+func (b *binary) addPlan(p planned) {
+	for i := range b.plan {
+		have := &b.plan[i]
+		if have.program != p.program {
+			continue
+		}
+	next:
+		for j, offset := range p.offsets {
+			for _, o := range have.offsets {
+				if o == offset {
+					continue next
+				}
+			}
+			have.offsets = append(have.offsets, offset)
+			have.cookies = append(have.cookies, p.cookies[j])
+		}
+		return
+	}
+	b.plan = append(b.plan, p)
+}
+
+func cookie(id uint32, s gobin.Site) uint64 {
+	c := uint64(id)<<cookieBinary | s.Addr&cookieAddress
+	if s.StackCheck {
+		c |= cookieStackCheck
+	}
+	return c
+}
+
+// attach puts the plan in force: for one process, or for all that run or will run
+// the binary (pid 0). Closing the result undoes it.
+func (b *binary) attach(k *kernel, pid int) (links io.Closer, err error) {
+	var all closers
+	defer func() {
+		if err != nil {
+			all.Close()
+		}
+	}()
+	// Through the descriptor that was analysed: a path can change its meaning.
+	exe, err := link.OpenExecutable(fmt.Sprintf("/proc/self/fd/%d", b.exe.Fd()))
+	if err != nil {
+		return nil, fmt.Errorf("open executable: %w", err)
+	}
+	for _, p := range b.plan {
+		l, err := attachProgram(k, exe, p, pid)
+		all = append(all, l...)
+		if err != nil {
+			return nil, fmt.Errorf("attach %s: %w", p.program, err)
+		}
+	}
+	return all, nil
+}
+
+func attachProgram(k *kernel, exe *link.Executable, p planned, pid int) (closers, error) {
+	program := k.collection.Programs[p.program]
+	if k.multi {
+		l, err := exe.UprobeMulti(nil, program, &link.UprobeMultiOptions{
+			Addresses: p.offsets, Cookies: p.cookies, PID: uint32(pid),
+		})
+		if err != nil {
+			return nil, err
+		}
+		return closers{l}, nil
+	}
+	var links closers
+	for i, offset := range p.offsets {
+		l, err := exe.Uprobe("", program, &link.UprobeOptions{Address: offset, PID: pid, Cookie: p.cookies[i]})
+		if err != nil {
+			return links, err
+		}
+		links = append(links, l)
+	}
+	return links, nil
+}
+
+// closers closes in reverse order: what begins spans is detached before what ends them.
+type closers []io.Closer
+
+func (c closers) Close() error {
+	var errs []error
+	for i := len(c) - 1; i >= 0; i-- {
+		errs = append(errs, c[i].Close())
+	}
+	return errors.Join(errs...)
+}
+
+// typeName is the name of the type whose descriptor is at an address, "" if none is.
+func (b *binary) typeName(addr uint64) string {
+	if addr == 0 {
+		return ""
+	}
+	b.namesMu.Lock()
+	defer b.namesMu.Unlock()
+	name, ok := b.names[addr]
+	if !ok && len(b.names) < 4096 { // a binary has few error and driver types
+		name = b.info.TypeName(addr)
+		b.names[addr] = name
+	}
+	return name
+}

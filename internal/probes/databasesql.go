@@ -1,0 +1,205 @@
+package probes
+
+import (
+	"strconv"
+	"strings"
+
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/plainframework/agent/bpf"
+	"github.com/plainframework/agent/internal/probes/event"
+	"github.com/plainframework/agent/internal/probes/gobin"
+	"github.com/plainframework/agent/internal/probes/sqltext"
+)
+
+// databaseSQL is the client span of a query or statement; bpf/databasesql.bpf.c says
+// where it begins and ends.
+var databaseSQL = library{
+	name: "database/sql",
+	groups: []group{
+		sqlThroughRetry("DB", "db"), sqlThroughRetry("Stmt", "stmt"),
+		sqlThroughReturn("DB", "db"), sqlThroughReturn("Stmt", "stmt"),
+		sqlDirect("Tx", "tx", "closemuRUnlockRelease"),
+		sqlDirect("Conn", "conn", "closemuRUnlockCondReleaseConn"),
+	},
+	layoutMap: "sql_layouts",
+	layout: func(l *layouts) any {
+		layout := &bpf.AgentSqlLayout{
+			DbConnector: l.offset("database/sql.DB", "connector"),
+			StmtDb:      l.offset("database/sql.Stmt", "db"),
+			StmtQuery:   l.offset("database/sql.Stmt", "query"),
+			TxDb:        l.offset("database/sql.Tx", "db"),
+			ConnDb:      l.optional("database/sql.Conn", "db"),
+		}
+		// Not there where every driver brings its own connector.
+		if addr, err := l.binary.TypeAddr("database/sql.dsnConnector"); err == nil {
+			layout.DsnConnectorType = addr
+			layout.DsnConnectorDriver = l.offset("database/sql.dsnConnector", "driver")
+		}
+		return layout
+	},
+	records: map[uint32]decoder{
+		uint32(bpf.AgentSqlKindRECORD_SQL): decodeSQL,
+	},
+}
+
+const sqlRetry = "database/sql.(*DB).retry"
+
+func hasRetry(b *gobin.Binary) bool { return has(b, sqlRetry) }
+
+func hasEither(b *gobin.Binary, method string) bool {
+	return has(b, method+"QueryContext") || has(b, method+"ExecContext")
+}
+
+// sqlThroughRetry covers the methods of DB and Stmt from Go 1.20 on. The first site
+// is passed by every operation, the second after an error, the third hardly ever.
+func sqlThroughRetry(typ, prefix string) group {
+	method := "database/sql.(*" + typ + ")."
+	try := gobin.Call{Indirect: true}
+	isBad := gobin.Call{Callee: "errors.Is"}
+	return group{
+		name: typ,
+		when: func(b *gobin.Binary) bool { return hasRetry(b) && hasEither(b, method) },
+		hooks: []hook{
+			{program: "sql_retry_last", sites: inFunc(sqlRetry, func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
+				return b.ReturnAfter(f, gobin.Call{Indirect: true, N: -1}, inRegisters(0, 1))
+			})},
+			{program: "sql_retry_decision", sites: inFunc(sqlRetry, func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
+				return b.AfterCall(f, isBad, inRegisters(0))
+			})},
+			{program: "sql_retry_result", sites: inFunc(sqlRetry, func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
+				return b.AfterCall(f, try, inRegisters(0, 1))
+			})},
+			{program: "sql_" + prefix + "_query", sites: entry(method + "QueryContext"), prunable: true},
+			{program: "sql_" + prefix + "_exec", sites: entry(method + "ExecContext"), prunable: true},
+		},
+	}
+}
+
+// sqlThroughReturn covers DB and Stmt up to Go 1.19, where each method has the loop
+// of tries in itself.
+func sqlThroughReturn(typ, prefix string) group {
+	method := "database/sql.(*" + typ + ")."
+	return group{
+		name: typ,
+		when: func(b *gobin.Binary) bool { return !hasRetry(b) && hasEither(b, method) },
+		hooks: []hook{
+			{program: "sql_return_query", sites: returns(method + "QueryContext"), prunable: true},
+			{program: "sql_return_exec", sites: returns(method + "ExecContext"), prunable: true},
+			{program: "sql_" + prefix + "_query", sites: entry(method + "QueryContext"), prunable: true},
+			{program: "sql_" + prefix + "_exec", sites: entry(method + "ExecContext"), prunable: true},
+		},
+	}
+}
+
+// sqlDirect covers Tx and Conn, which hold their connection already.
+func sqlDirect(typ, prefix, release string) group {
+	method := "database/sql.(*" + typ + ")."
+	grab := gobin.Call{Callee: method + "grabConn"}
+	noConn := func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
+		return b.ErrorPath(f, grab, 2, inRegisters(2, 3))
+	}
+	return group{
+		name: typ,
+		when: func(b *gobin.Binary) bool { return hasEither(b, method) },
+		hooks: []hook{
+			{program: "sql_release", sites: entry(method + release + "-fm")},
+			{program: "sql_rows", sites: entry("database/sql.(*Rows).initContextClose"), prunable: true},
+			{program: "sql_no_connection", sites: inFunc(method+"QueryContext", noConn), prunable: true},
+			{program: "sql_no_connection", sites: inFunc(method+"ExecContext", noConn), prunable: true},
+			{program: "sql_" + prefix + "_query", sites: entry(method + "QueryContext"), prunable: true},
+			{program: "sql_" + prefix + "_exec", sites: entry(method + "ExecContext"), prunable: true},
+		},
+	}
+}
+
+// sqlErrorCodes says where the errors of drivers keep the database's own code. Codes
+// are not personal data, messages may be: those are not read.
+var sqlErrorCodes = []errorCode{
+	{"*github.com/lib/pq.Error", "github.com/lib/pq.Error", "Code", bpf.AgentTypeRoleTYPE_ERROR_CODE_STRING},
+	{"*github.com/jackc/pgx/v5/pgconn.PgError", "github.com/jackc/pgx/v5/pgconn.PgError", "Code", bpf.AgentTypeRoleTYPE_ERROR_CODE_STRING},
+	{"*github.com/jackc/pgconn.PgError", "github.com/jackc/pgconn.PgError", "Code", bpf.AgentTypeRoleTYPE_ERROR_CODE_STRING},
+	{"*github.com/go-sql-driver/mysql.MySQLError", "github.com/go-sql-driver/mysql.MySQLError", "Number", bpf.AgentTypeRoleTYPE_ERROR_CODE_U16},
+	{"github.com/microsoft/go-mssqldb.Error", "github.com/microsoft/go-mssqldb.Error", "Number", bpf.AgentTypeRoleTYPE_ERROR_CODE_I32},
+	{"github.com/mattn/go-sqlite3.Error", "github.com/mattn/go-sqlite3.Error", "Code", bpf.AgentTypeRoleTYPE_ERROR_CODE_I32},
+	{"*modernc.org/sqlite.Error", "modernc.org/sqlite.Error", "code", bpf.AgentTypeRoleTYPE_ERROR_CODE_I32},
+}
+
+// errorCode is a field of an error type that holds a code.
+type errorCode struct {
+	dynamicType string // as the error interface holds it
+	structName  string
+	field       string
+	role        bpf.AgentTypeRole
+}
+
+func decodeSQL(d *decoding, raw []byte, span *event.Span) error {
+	r, payload, err := recordAs[bpf.AgentSqlRecord](raw)
+	if err != nil {
+		return err
+	}
+	span.Kind = trace.SpanKindClient
+	driver := d.typeName(r.ConnectorType)
+	if r.DriverType != 0 {
+		driver = d.typeName(r.DriverType)
+	}
+	system := d.dbSystem(driver)
+	d.str("db.system.name", system)
+	span.Name = system
+
+	text := payload[:min(int(r.TextLen), len(payload))]
+	if len(text) > 0 {
+		q := d.sql.Query(validText(text), int(r.TextLen) > len(text), system)
+		d.str("db.query.text", q.Text)
+		if q.Summary != "" {
+			d.str("db.query.summary", q.Summary)
+			span.Name = q.Summary
+		}
+		if q.Operation != "" {
+			d.str("db.operation.name", q.Operation)
+		}
+	}
+	if r.ErrorType != 0 {
+		span.Status = codes.Error
+		name := d.errorType(r.ErrorType)
+		if name == "" {
+			name = "_OTHER"
+		}
+		d.str("error.type", name)
+		if code := sqlCode(r); code != "" {
+			d.str("db.response.status_code", code)
+		}
+	}
+	return nil
+}
+
+// sqlCode is the database's own code of an error: a SQLSTATE or a number.
+func sqlCode(r *bpf.AgentSqlRecord) string {
+	var b [len(r.Code)]byte
+	for i, c := range r.Code {
+		b[i] = byte(c)
+	}
+	switch bpf.AgentTypeRole(r.CodeRole) {
+	case bpf.AgentTypeRoleTYPE_ERROR_CODE_STRING:
+		return strings.TrimRight(validText(b[:]), "\x00")
+	case bpf.AgentTypeRoleTYPE_ERROR_CODE_U16:
+		return strconv.Itoa(int(b[0]) | int(b[1])<<8)
+	case bpf.AgentTypeRoleTYPE_ERROR_CODE_I32:
+		return strconv.Itoa(int(int32(uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24)))
+	}
+	return ""
+}
+
+// dbSystem is the db.system.name of a driver's type; types of one binary are few.
+func (d *decoding) dbSystem(driverType string) string {
+	if driverType == "" {
+		return "other_sql"
+	}
+	system, ok := d.systems[driverType]
+	if !ok {
+		system = sqltext.SystemForDriver(driverType)
+		d.systems[driverType] = system
+	}
+	return system
+}

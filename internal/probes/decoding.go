@@ -1,0 +1,111 @@
+package probes
+
+import (
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/plainframework/agent/bpf"
+	"github.com/plainframework/agent/internal/probes/event"
+	"github.com/plainframework/agent/internal/probes/sqltext"
+)
+
+// attributeSlab is how many attributes are allocated at once.
+const attributeSlab = 4096
+
+// decoding is what decoders share. One goroutine, the reader's, uses it.
+type decoding struct {
+	target  *target
+	sql     *sqltext.Cache
+	systems map[string]string // driver type → db.system.name
+	names   map[nameKey]string
+
+	attributes []attribute.KeyValue // of all spans of a slab
+	mark       int                  // where those of the current span begin
+
+	offset   int64 // Unix time minus CLOCK_MONOTONIC, ns
+	offsetAt time.Time
+}
+
+type nameKey struct{ method, route string }
+
+func newDecoding() *decoding {
+	return &decoding{
+		sql: sqltext.New(4096), systems: map[string]string{}, names: map[nameKey]string{},
+	}
+}
+
+// syncClock follows adjustments of the wall clock.
+func (d *decoding) syncClock() {
+	if now := time.Now(); now.Sub(d.offsetAt) > time.Second {
+		d.offset, d.offsetAt = wallOffset(), now
+	}
+}
+
+// begin fills in what every record has.
+func (d *decoding) begin(h *bpf.AgentRecordHeader, t *target, span *event.Span) {
+	const maxAttributes = 32 // of one span
+	if cap(d.attributes)-len(d.attributes) < maxAttributes {
+		d.attributes = make([]attribute.KeyValue, 0, attributeSlab)
+	}
+	d.target, d.mark = t, len(d.attributes)
+	span.TraceID = trace.TraceID(h.TraceId)
+	span.SpanID = trace.SpanID(h.SpanId)
+	span.ParentID = trace.SpanID(h.ParentId)
+	span.Flags = trace.FlagsSampled
+	span.RemoteParent = bpf.AgentSpanFlags(h.Flags)&bpf.AgentSpanFlagsSPAN_REMOTE_PARENT != 0
+	span.Start = int64(h.StartNs) + d.offset
+	span.End = int64(h.EndNs) + d.offset
+}
+
+func (d *decoding) end(span *event.Span) {
+	span.Attributes = d.attributes[d.mark:len(d.attributes):len(d.attributes)]
+}
+
+func (d *decoding) str(key attribute.Key, value string) {
+	d.attributes = append(d.attributes, attribute.KeyValue{Key: key, Value: attribute.StringValue(value)})
+}
+
+func (d *decoding) num(key attribute.Key, value int64) {
+	d.attributes = append(d.attributes, attribute.KeyValue{Key: key, Value: attribute.Int64Value(value)})
+}
+
+// join is method + " " + route. Both are few; a program that makes up more only loses
+// the cache.
+func (d *decoding) join(method, route string) string {
+	key := nameKey{method, route}
+	name, ok := d.names[key]
+	if !ok {
+		if len(d.names) > 4096 {
+			clear(d.names)
+		}
+		name = method + " " + route
+		d.names[nameKey{strings.Clone(method), strings.Clone(route)}] = name
+	}
+	return name
+}
+
+// typeName is the Go type at an address of the target's binary, with its package's
+// path; "" if unknown.
+func (d *decoding) typeName(addr uint64) string { return d.target.binary.typeName(addr) }
+
+// errorType is how %T prints a type: with its package's name instead of the path.
+func (d *decoding) errorType(addr uint64) string {
+	name := d.typeName(addr)
+	if i := strings.LastIndexByte(name, '/'); i >= 0 {
+		pointer := name[:len(name)-len(strings.TrimLeft(name, "*"))]
+		return pointer + name[i+1:]
+	}
+	return name
+}
+
+// validText copies bytes of the target into a string that is valid UTF-8.
+func validText(b []byte) string {
+	if utf8.Valid(b) {
+		return string(b)
+	}
+	return strings.ToValidUTF8(string(b), "\uFFFD")
+}

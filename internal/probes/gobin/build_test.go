@@ -1,0 +1,136 @@
+package gobin
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// The tests read binaries that they build: testdata/app by each of these
+// toolchains. Others than the local one are fetched by the go command.
+var (
+	versionsFlag = flag.String("gobin.versions", "1.22,local", "Go releases to build test binaries with: a comma-separated `list` of minor releases and \"local\"")
+	archesFlag   = flag.String("gobin.arches", "amd64,arm64", "architectures to build test binaries for")
+	tableFlag    = flag.Bool("gobin.table", false, "print the probe sites found")
+)
+
+// lastPatch is the patch release to use of each minor release.
+var lastPatch = map[string]string{
+	"1.18": "1.18.10", "1.19": "1.19.13", "1.20": "1.20.14", "1.21": "1.21.13", "1.22": "1.22.12",
+	"1.23": "1.23.12", "1.24": "1.24.13", "1.25": "1.25.14", "1.26": "1.26.8", "1.27": "1.27.4",
+}
+
+// target is one way to build the test program.
+type target struct {
+	version string // as in the flag
+	arch    string
+	flags   string // of go build, separated by blanks
+	env     string // more environment, KEY=VALUE
+}
+
+func (tg target) String() string {
+	name := tg.version + "," + tg.arch
+	if tg.flags != "" {
+		name += "," + strings.ReplaceAll(tg.flags, " ", ",")
+	}
+	return name
+}
+
+var builds = struct {
+	sync.Mutex
+	dir  string
+	done map[target]string
+}{done: make(map[target]string)}
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	dir, err := os.MkdirTemp("", "gobin")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	builds.dir = dir
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// targets returns the default builds, times each of flags.
+func targets(flags ...string) []target {
+	var list []target
+	for _, v := range strings.Split(*versionsFlag, ",") {
+		for _, a := range strings.Split(*archesFlag, ",") {
+			for _, f := range flags {
+				list = append(list, target{version: v, arch: a, flags: f})
+			}
+		}
+	}
+	return list
+}
+
+// build returns the path of the test program, built once for each target. A
+// toolchain that cannot be had fails the test.
+func build(t testing.TB, tg target) string {
+	t.Helper()
+	builds.Lock()
+	defer builds.Unlock()
+	if path, ok := builds.done[tg]; ok {
+		return path
+	}
+	path := filepath.Join(builds.dir, fmt.Sprintf("app%d", len(builds.done)))
+	args := append([]string{"build", "-trimpath", "-o", path}, strings.Fields(tg.flags)...)
+	cmd := exec.Command("go", append(args, ".")...)
+	cmd.Dir = filepath.Join("testdata", "app")
+	toolchain := "local"
+	if tg.version != "local" {
+		p, ok := lastPatch[tg.version]
+		if !ok {
+			t.Fatalf("no patch release known of Go %s", tg.version)
+		}
+		if "go"+p != runtime.Version() {
+			toolchain = "go" + p
+		}
+	}
+	cmd.Env = append(os.Environ(), "GOTOOLCHAIN="+toolchain, "GOOS=linux", "GOARCH="+tg.arch, "GOFLAGS=", "CGO_ENABLED=0")
+	if tg.env != "" {
+		cmd.Env = append(cmd.Env, tg.env)
+	}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("build %s: %v\n%s", tg, err, out.Bytes())
+	}
+	builds.done[tg] = path
+	return path
+}
+
+// open builds and opens a target.
+func open(t testing.TB, tg target) *Binary {
+	t.Helper()
+	b, err := openPath(t, build(t, tg))
+	if err != nil {
+		t.Fatalf("open %s: %v", tg, err)
+	}
+	return b
+}
+
+func openPath(t testing.TB, path string) (*Binary, error) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Open(f, st.Size())
+}

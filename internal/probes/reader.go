@@ -1,0 +1,176 @@
+package probes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
+
+	"github.com/plainframework/agent/bpf"
+	"github.com/plainframework/agent/internal/probes/event"
+)
+
+// Programs wake nobody up: a wakeup is an interrupt that the app pays for. The
+// reader looks into the ring at an interval that follows the load.
+const (
+	minPoll = 5 * time.Millisecond
+	maxPoll = 50 * time.Millisecond
+	// spanBatch spans go to the sink together.
+	spanBatch = 256
+)
+
+// reader drains the ring: the first of the two asynchronous boundaries on a span's
+// way. It never waits for what comes behind it.
+type reader struct {
+	ring    *ringbuf.Reader
+	sink    event.Sink
+	decode  *decoding
+	targets *targets
+
+	kinds   map[uint32]recordKind
+	decoded atomic.Uint64
+	invalid atomic.Uint64 // records that made no sense
+	batch   []event.Span
+}
+
+// recordKind is what to do with one kind of record.
+type recordKind struct {
+	decode decoder
+	scope  *event.Scope
+}
+
+func newReader(ring *ringbuf.Reader, sink event.Sink, d *decoding, t *targets, version string) *reader {
+	r := &reader{ring: ring, sink: sink, decode: d, targets: t, kinds: map[uint32]recordKind{}}
+	for _, lib := range libraries {
+		scope := &event.Scope{Name: "github.com/plainframework/agent/" + lib.name, Version: version}
+		for kind, decode := range lib.records {
+			r.kinds[kind] = recordKind{decode, scope}
+		}
+	}
+	return r
+}
+
+// run drains the ring until ctx is done, and then once more: what was fired before
+// the probes were detached is in it.
+func (r *reader) run(ctx context.Context) error {
+	var record ringbuf.Record
+	interval := minPoll
+	timer := time.NewTimer(interval)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return r.drain(&record)
+		case <-timer.C:
+		}
+		waiting := r.ring.AvailableBytes()
+		if err := r.drain(&record); err != nil {
+			return err
+		}
+		// A quarter of the ring between two looks leaves room for a burst.
+		switch size := r.ring.BufferSize(); {
+		case waiting > size/4:
+			interval = max(interval/2, minPoll)
+		case waiting < size/16:
+			interval = min(interval*2, maxPoll)
+		}
+		timer.Reset(interval)
+	}
+}
+
+// drain handles every record that is in the ring now.
+func (r *reader) drain(record *ringbuf.Record) error {
+	if r.ring.AvailableBytes() == 0 {
+		return nil
+	}
+	r.decode.syncClock()
+	r.ring.SetDeadline(time.Now())
+	for {
+		err := r.ring.ReadInto(record)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("read ring buffer: %w", err)
+		}
+		r.handle(record.RawSample)
+	}
+	r.flush()
+	return nil
+}
+
+func (r *reader) handle(raw []byte) {
+	header, _, err := recordAs[bpf.AgentRecordHeader](raw)
+	if err != nil {
+		r.invalid.Add(1)
+		return
+	}
+	if header.Kind == uint32(bpf.AgentRecordKindRECORD_EXEC) {
+		r.targets.execed(int(header.Tgid), header.StartNs)
+		return
+	}
+	kind, ok := r.kinds[header.Kind]
+	if !ok {
+		r.invalid.Add(1)
+		return
+	}
+	target := r.targets.of(int(header.Tgid), header.Binary)
+	if target == nil {
+		r.invalid.Add(1)
+		return
+	}
+	if r.batch == nil {
+		r.batch = make([]event.Span, 0, spanBatch)
+	}
+	r.batch = r.batch[:len(r.batch)+1]
+	span := &r.batch[len(r.batch)-1]
+	span.Process, span.Scope = target.process, kind.scope
+	r.decode.begin(header, target, span)
+	if err := kind.decode(r.decode, raw, span); err != nil {
+		r.batch = r.batch[:len(r.batch)-1]
+		r.invalid.Add(1)
+		return
+	}
+	r.decode.end(span)
+	r.decoded.Add(1)
+	if len(r.batch) == cap(r.batch) {
+		r.flush()
+	}
+}
+
+// flush hands the batch over; the sink owns it from then on, and counts what it
+// cannot take.
+func (r *reader) flush() {
+	if len(r.batch) > 0 {
+		r.sink.Spans(r.batch)
+		r.batch = nil
+	}
+}
+
+// recordAs looks at the front of a record as a struct of the contract, and returns
+// what follows it. ringbuf records are 8-byte aligned, as these structs are.
+func recordAs[T any](raw []byte) (*T, []byte, error) {
+	var t T
+	size := int(unsafe.Sizeof(t))
+	if len(raw) < size {
+		return nil, nil, fmt.Errorf("record of %d bytes, need %d", len(raw), size)
+	}
+	return (*T)(unsafe.Pointer(unsafe.SliceData(raw))), raw[size:], nil
+}
+
+// wallOffset is what turns CLOCK_MONOTONIC into Unix time, in ns.
+func wallOffset() int64 {
+	var mono unix.Timespec
+	before := time.Now().UnixNano()
+	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono) != nil {
+		return 0
+	}
+	after := time.Now().UnixNano()
+	return before + (after-before)/2 - mono.Nano()
+}

@@ -1,0 +1,59 @@
+package probes
+
+// Status is what the agent instruments and what it does not, for people and for
+// /status. Field names are part of the interface of `/status`.
+type Status struct {
+	Ready    bool           `json:"ready"`
+	Binaries []BinaryStatus `json:"binaries"`
+	Targets  []TargetStatus `json:"targets"`
+	// Losses of the kernel side and of decoding, by reason, over all targets,
+	// those that are gone included.
+	Losses map[string]uint64 `json:"losses,omitempty"`
+	Spans  SpanCounts        `json:"spans"`
+}
+
+// SpanCounts says where the spans of the kernel side went. Ended = Emitted +
+// SampledOut + losses of the kernel side.
+type SpanCounts struct {
+	Emitted    uint64 `json:"emitted"`     // given to user space
+	SampledOut uint64 `json:"sampled_out"` // counted, not sent
+	Decoded    uint64 `json:"decoded"`     // made into spans
+}
+
+// BinaryStatus is one executable that was analysed.
+type BinaryStatus struct {
+	Path      string        `json:"path"`
+	GoVersion string        `json:"go_version,omitempty"`
+	State     string        `json:"state"` // attached, refused, waiting
+	Reason    string        `json:"reason,omitempty"`
+	Groups    []GroupStatus `json:"groups,omitempty"`
+}
+
+// GroupStatus is one kind of operation of one library in one binary.
+type GroupStatus struct {
+	Library string       `json:"library"`
+	Group   string       `json:"group,omitempty"`
+	State   string       `json:"state"` // attached, uncovered
+	Reason  string       `json:"reason,omitempty"`
+	Hooks   []HookStatus `json:"hooks,omitempty"`
+}
+
+// HookStatus is one probe site, or the reason why there is none.
+type HookStatus struct {
+	Program     string `json:"program"`
+	Function    string `json:"function,omitempty"`
+	Address     string `json:"address,omitempty"`
+	Instruction string `json:"instruction,omitempty"`
+	Emulated    bool   `json:"emulated"`
+	Rule        string `json:"rule,omitempty"`
+	Reason      string `json:"reason,omitempty"`
+}
+
+// TargetStatus is one process, or one path that was asked for.
+type TargetStatus struct {
+	PID     int    `json:"pid,omitempty"`
+	Exe     string `json:"exe"`
+	Service string `json:"service,omitempty"`
+	State   string `json:"state"` // attached, refused, waiting, gone
+	Reason  string `json:"reason,omitempty"`
+}

@@ -1,0 +1,486 @@
+package probes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path"
+	"sort"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+
+	"github.com/plainframework/agent/bpf"
+	"github.com/plainframework/agent/internal/probes/event"
+	"github.com/plainframework/agent/internal/probes/process"
+)
+
+// rescan is how often paths that were asked for are looked at again: a file may
+// appear, or be replaced by a new version.
+const rescan = time.Second
+
+// targets knows which processes run probed binaries, and which binaries those are.
+type targets struct {
+	kernel  *kernel
+	log     *slog.Logger
+	watcher *process.Watcher
+	agent   process.Agent
+	started chan struct{} // some process called execve; never blocks the sender
+
+	mu       sync.RWMutex
+	byPID    map[int]*target
+	byFile   map[process.FileID]*attached
+	binaries []*binary // by id
+	exes     []*wantedExe
+	pids     []int
+	retired  [bpf.AgentCounterCOUNTERS]uint64 // of processes that are gone
+	detached bool
+}
+
+// target is one process of a probed binary.
+type target struct {
+	process *event.Process
+	binary  *binary
+	proc    *process.Process // nil if it was gone before it could be looked at
+	goneAt  time.Time        // zero while it runs
+}
+
+// attached is one executable, attached or refused.
+type attached struct {
+	binary *binary // nil if refused
+	path   string
+	err    error
+	links  []io.Closer
+	all    bool // for every process, not some
+}
+
+// wantedExe is a path of Options.Exes.
+type wantedExe struct {
+	path    string
+	file    process.FileID // the last one seen there
+	waiting bool           // nothing there yet
+	err     error
+}
+
+func newTargets(k *kernel, o Options, log *slog.Logger) (*targets, error) {
+	watcher, err := process.NewWatcher()
+	if err != nil {
+		return nil, err
+	}
+	host, _ := os.Hostname() // the resource goes without
+	t := &targets{
+		kernel: k, log: log, watcher: watcher, pids: o.PIDs,
+		agent:   process.Agent{Host: host, Version: o.Version},
+		started: make(chan struct{}, 1),
+		byPID:   map[int]*target{}, byFile: map[process.FileID]*attached{},
+	}
+	for _, p := range o.Exes {
+		t.exes = append(t.exes, &wantedExe{path: p})
+	}
+	return t, nil
+}
+
+// start attaches to what was asked for. What cannot be had at all is an error; a
+// path where nothing is yet is waited for.
+func (t *targets) start() error {
+	for _, pid := range t.pids {
+		if err := t.attachPID(pid); err != nil {
+			return err
+		}
+	}
+	for _, w := range t.exes {
+		t.look(w)
+		if w.err != nil {
+			return w.err
+		}
+	}
+	return nil
+}
+
+// run follows processes and paths until ctx is done.
+func (t *targets) run(ctx context.Context) error {
+	tick := time.NewTicker(rescan)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case p := <-t.watcher.Exits():
+			t.exited(p)
+		case <-t.started:
+			t.lookAll()
+		case now := <-tick.C:
+			t.lookAll()
+			t.forget(now)
+		}
+	}
+}
+
+func (t *targets) attachPID(pid int) error {
+	p, err := process.Open(pid)
+	if err != nil {
+		return err
+	}
+	a := t.analyse(p.ExeID(), p.ExePath(), fmt.Sprintf("/proc/%d/exe", pid))
+	if a.err != nil {
+		p.Close()
+		return fmt.Errorf("process %d (%s): %w", pid, p.ExePath(), a.err)
+	}
+	links, err := a.binary.attach(t.kernel, pid)
+	if err != nil {
+		gone := p.Exited()
+		p.Close()
+		if gone {
+			return fmt.Errorf("process %d has exited while it was being attached to", pid)
+		}
+		return fmt.Errorf("process %d (%s): %w", pid, p.ExePath(), err)
+	}
+	t.mu.Lock()
+	a.links = append(a.links, links)
+	t.mu.Unlock()
+	t.add(p, a.binary)
+	t.log.Info("attached", "pid", pid, "exe", a.path, "go", a.binary.info.GoVersion().String())
+	return nil
+}
+
+// analyse finds or makes the binary of a file.
+func (t *targets) analyse(id process.FileID, shown, open string) *attached {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if a := t.byFile[id]; a != nil {
+		return a
+	}
+	a := &attached{path: shown}
+	t.byFile[id] = a
+	if len(t.binaries) >= maxBinaries {
+		a.err = fmt.Errorf("%s: the agent knows %d binaries already, which is its limit", shown, maxBinaries)
+		return a
+	}
+	file, err := os.Open(open)
+	if err != nil {
+		a.err = err
+		return a
+	}
+	a.binary, a.err = newBinary(t.kernel, uint32(len(t.binaries)), id, shown, file)
+	if a.err == nil {
+		t.binaries = append(t.binaries, a.binary)
+	}
+	return a
+}
+
+const maxBinaries = 1024 // MAX_BINARIES of bpf/maps.h
+
+func (t *targets) lookAll() {
+	for _, w := range t.exes {
+		before := w.err
+		t.look(w)
+		if w.err != nil && (before == nil || before.Error() != w.err.Error()) {
+			t.log.Warn("not instrumented", "exe", w.path, "reason", w.err)
+		}
+	}
+}
+
+// look attaches to the file that is at a path now, unless that is done already.
+func (t *targets) look(w *wantedExe) {
+	id, err := process.Stat(w.path)
+	t.mu.Lock()
+	w.waiting = errors.Is(err, os.ErrNotExist)
+	known := w.file == id && err == nil
+	t.mu.Unlock()
+	if known || w.waiting {
+		return
+	}
+	if err == nil {
+		err = t.attachExe(w.path, id)
+	}
+	t.mu.Lock()
+	w.file, w.err = id, err
+	t.mu.Unlock()
+}
+
+func (t *targets) attachExe(exe string, id process.FileID) error {
+	a := t.analyse(id, exe, exe)
+	if a.err != nil {
+		return fmt.Errorf("%s: %w", exe, a.err)
+	}
+	t.mu.Lock()
+	all := a.all
+	a.all = true
+	t.mu.Unlock()
+	if all {
+		return nil
+	}
+	links, err := a.binary.attach(t.kernel, 0)
+	if err != nil {
+		return fmt.Errorf("%s: %w", exe, err)
+	}
+	t.mu.Lock()
+	a.links = append(a.links, links)
+	t.mu.Unlock()
+	t.log.Info("attached", "exe", exe, "go", a.binary.info.GoVersion().String())
+	running, err := t.watcher.FindByExe(id)
+	if err != nil {
+		t.log.Warn("some processes are found only by their first request", "error", err)
+	}
+	for _, r := range running {
+		if p, err := process.Open(r.PID); err == nil && p.ExeID() == id {
+			t.add(p, a.binary)
+		} else if err == nil {
+			p.Close()
+		}
+	}
+	return nil
+}
+
+// add makes a target of a process; it takes p over.
+func (t *targets) add(p *process.Process, b *binary) *target {
+	resource, err := p.Resource(b.info.BuildInfo(), t.agent)
+	if err != nil {
+		t.log.Debug("resource is incomplete", "pid", p.PID(), "error", err)
+	}
+	tg := &target{binary: b, proc: p, process: &event.Process{
+		PID: p.PID(), StartTime: p.StartTime(), Exe: p.ExePath(), Resource: resource,
+	}}
+	t.mu.Lock()
+	old := t.byPID[p.PID()]
+	t.byPID[p.PID()] = tg
+	t.mu.Unlock()
+	if old != nil && old.proc != nil {
+		t.watcher.Untrack(old.proc)
+		old.proc.Close()
+	}
+	if err := t.watcher.Track(p); err != nil {
+		t.log.Debug("exit will be seen late", "pid", p.PID(), "error", err)
+	}
+	return tg
+}
+
+// of is the target that a record came from. The process may be new to user space,
+// or gone: then it is described by what is known of its binary.
+func (t *targets) of(pid int, binaryID uint32) *target {
+	t.mu.RLock()
+	tg := t.byPID[pid]
+	var b *binary
+	if int(binaryID) < len(t.binaries) {
+		b = t.binaries[binaryID]
+	}
+	t.mu.RUnlock()
+	if b == nil {
+		return nil
+	}
+	if tg != nil && tg.binary == b {
+		return tg
+	}
+	if p, err := process.Open(pid); err == nil {
+		if p.ExeID() == b.file {
+			return t.add(p, b)
+		}
+		p.Close()
+	}
+	tg = &target{binary: b, goneAt: time.Now(), process: &event.Process{
+		PID: pid, Exe: b.path, Resource: []attribute.KeyValue{
+			attribute.String("service.name", path.Base(b.path)),
+			attribute.Int("process.pid", pid),
+			attribute.String("process.executable.path", b.path),
+			attribute.String("process.runtime.name", "go"),
+			attribute.String("telemetry.distro.name", process.DistroName),
+			attribute.String("telemetry.distro.version", t.agent.Version),
+		},
+	}}
+	t.mu.Lock()
+	t.byPID[pid] = tg
+	t.mu.Unlock()
+	return tg
+}
+
+// execed is told, in the order of the ring, that a process runs another program now:
+// what follows under this number is not what was there before.
+func (t *targets) execed(pid int, at uint64) {
+	t.mu.Lock()
+	tg := t.byPID[pid]
+	delete(t.byPID, pid)
+	waiting := len(t.exes) > 0
+	t.mu.Unlock()
+	if tg != nil {
+		t.retire(pid, tg, at)
+	}
+	if waiting {
+		select {
+		case t.started <- struct{}{}:
+		default: // one look is pending, and sees this one too
+		}
+	}
+}
+
+func (t *targets) exited(p *process.Process) {
+	if p == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if tg := t.byPID[p.PID()]; tg != nil && tg.proc == p {
+		tg.goneAt = time.Now()
+	}
+}
+
+// linger is how long a process that is gone stays known: its last records are
+// still on their way.
+const linger = 2 * time.Second
+
+func (t *targets) forget(now time.Time) {
+	t.mu.Lock()
+	gone := map[int]*target{}
+	for pid, tg := range t.byPID {
+		if !tg.goneAt.IsZero() && now.Sub(tg.goneAt) > linger {
+			gone[pid] = tg
+			delete(t.byPID, pid)
+		}
+	}
+	t.mu.Unlock()
+	for pid, tg := range gone {
+		t.retire(pid, tg, ^uint64(0))
+	}
+}
+
+// retire drops what the kernel keeps of a process, and keeps its counts. Spans that
+// it began before the given time and never ended are lost by its exit.
+func (t *targets) retire(pid int, tg *target, before uint64) {
+	if tg.proc != nil {
+		t.watcher.Untrack(tg.proc)
+		tg.proc.Close()
+	}
+	open := t.kernel.purge(uint32(pid), before)
+	var p bpf.AgentProcess
+	err := t.kernel.mapOf("processes").LookupAndDelete(uint32(pid), &p)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.retired[bpf.AgentCounterCOUNT_LOST_UNFINISHED] += open
+	if err == nil {
+		for i, n := range p.Counters {
+			t.retired[i] += n
+		}
+	}
+}
+
+// purge deletes the open spans of a process and returns how many there were.
+func (k *kernel) purge(tgid uint32, before uint64) (open uint64) {
+	goroutines, contexts := k.mapOf("goroutines"), k.mapOf("contexts")
+	var key bpf.AgentGoroutineKey
+	var g bpf.AgentGoroutine
+	var dead []bpf.AgentGoroutineKey
+	for it := goroutines.Iterate(); it.Next(&key, &g); {
+		if key.Tgid == tgid && g.Frames[0].StartNs < before {
+			dead = append(dead, key)
+			open += uint64(g.Depth)
+			if g.Context != 0 {
+				_ = contexts.Delete(&bpf.AgentGoroutineKey{Address: g.Context, Tgid: tgid})
+			}
+		}
+	}
+	for i := range dead {
+		_ = goroutines.Delete(&dead[i]) // gone already is as good
+	}
+	return open
+}
+
+// detach takes all probes out of all targets.
+func (t *targets) detach() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var errs []error
+	for _, a := range t.byFile {
+		for _, l := range a.links {
+			errs = append(errs, l.Close())
+		}
+		a.links = nil
+	}
+	t.detached = true
+	return errors.Join(errs...)
+}
+
+func (t *targets) close() error {
+	errs := []error{t.detach(), t.watcher.Close()}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, tg := range t.byPID {
+		if tg.proc != nil {
+			tg.proc.Close()
+		}
+	}
+	for _, b := range t.binaries {
+		errs = append(errs, b.exe.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// ready: start returns only when everything that is there is attached or refused.
+func (t *targets) ready() bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return !t.detached
+}
+
+func (t *targets) status() Status {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	s := Status{Ready: !t.detached, Losses: map[string]uint64{}}
+	for _, a := range t.byFile {
+		b := BinaryStatus{Path: a.path, State: "attached"}
+		if a.err != nil {
+			b.State, b.Reason = "refused", a.err.Error()
+		} else {
+			b.GoVersion, b.Groups = a.binary.info.GoVersion().String(), a.binary.groups
+		}
+		s.Binaries = append(s.Binaries, b)
+	}
+	sort.Slice(s.Binaries, func(i, j int) bool { return s.Binaries[i].Path < s.Binaries[j].Path })
+	for pid, tg := range t.byPID {
+		ts := TargetStatus{PID: pid, Exe: tg.process.Exe, Service: serviceName(tg.process), State: "attached"}
+		if !tg.goneAt.IsZero() {
+			ts.State = "gone"
+		}
+		s.Targets = append(s.Targets, ts)
+	}
+	sort.Slice(s.Targets, func(i, j int) bool { return s.Targets[i].PID < s.Targets[j].PID })
+	for _, w := range t.exes {
+		if w.waiting {
+			s.Targets = append(s.Targets, TargetStatus{Exe: w.path, State: "waiting", Reason: "there is no such file yet"})
+		} else if w.err != nil {
+			s.Targets = append(s.Targets, TargetStatus{Exe: w.path, State: "refused", Reason: w.err.Error()})
+		}
+	}
+	t.count(&s)
+	return s
+}
+
+// count adds up the kernel's counters over processes that run and that are gone.
+func (t *targets) count(s *Status) {
+	total := t.retired
+	var pid uint32
+	var p bpf.AgentProcess
+	for it := t.kernel.mapOf("processes").Iterate(); it.Next(&pid, &p); {
+		for i, n := range p.Counters {
+			total[i] += n
+		}
+	}
+	s.Spans.Emitted = total[bpf.AgentCounterCOUNT_EMITTED]
+	s.Spans.SampledOut = total[bpf.AgentCounterCOUNT_SAMPLED_OUT]
+	for i, name := range counterNames {
+		if name != "" && total[i] > 0 {
+			s.Losses[name] = total[i]
+		}
+	}
+}
+
+func serviceName(p *event.Process) string {
+	for _, kv := range p.Resource {
+		if kv.Key == "service.name" {
+			return kv.Value.AsString()
+		}
+	}
+	return ""
+}

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"debug/buildinfo"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// spread is a median with the extremes beside it.
+type spread struct{ median, low, high float64 }
+
+func spreadOf(values []float64) spread {
+	if len(values) == 0 {
+		return spread{}
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	return spread{median: (sorted[(n-1)/2] + sorted[n/2]) / 2, low: sorted[0], high: sorted[n-1]}
+}
+
+// text prints a spread with so many decimals, as "5.1 (4.9–5.6)".
+func (s spread) text(decimals int) string {
+	return fmt.Sprintf("%.*f (%.*f–%.*f)", decimals, s.median, decimals, s.low, decimals, s.high)
+}
+
+// of returns one figure of every sample of a path and rate.
+func (r *result) of(path string, rate float64, figure func(sample) float64) spread {
+	var values []float64
+	for _, s := range r.samples[key{path, rate}] {
+		values = append(values, figure(s))
+	}
+	return spreadOf(values)
+}
+
+// against compares a figure with the bare one of the same round.
+func (r *result) against(path string, rate float64, figure func(sample) float64, compare func(with, without float64) float64) spread {
+	var values []float64
+	without := r.samples[key{path, bare}]
+	for i, s := range r.samples[key{path, rate}] {
+		values = append(values, compare(figure(s), figure(without[i])))
+	}
+	return spreadOf(values)
+}
+
+func appCPU(s sample) float64   { return s.appCPU }
+func agentCPU(s sample) float64 { return s.agentCPU }
+func reqPerS(s sample) float64  { return s.perSecond() }
+func p50(s sample) float64      { return s.P50 }
+func p99(s sample) float64      { return s.P99 }
+
+func minus(a, b float64) float64 { return a - b }
+func ratio(a, b float64) float64 { return a / b }
+
+// markdown is the report.
+func (r *result) markdown() string {
+	var b strings.Builder
+	b.WriteString(r.machine())
+	b.WriteString("\nWhat the service pays. Median over the rounds (lowest–highest); \"added\" and ratios are taken within each round.\n\n")
+	b.WriteString("| request | agent | app CPU, µs a request | added, µs | ratio | requests/s | ratio | p50, µs | ratio | p99, µs | ratio |\n")
+	b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|\n")
+	for _, req := range requests {
+		for _, rate := range append([]float64{bare}, r.cfg.rates...) {
+			r.effectRow(&b, req, rate)
+		}
+	}
+	b.WriteString("\nWhat the agent pays, and what became of the spans, all rounds together. A span is expected for each request\n")
+	b.WriteString("that wrk saw answered and for each of its queries, times the rate; a few requests more are cut off at the end.\n\n")
+	b.WriteString("| request | rate | agent CPU, µs a request | µs a span | traps a request | ns in a program | spans expected | received | bytes a span |\n")
+	b.WriteString("|---|---|---|---|---|---|---|---|---|\n")
+	for _, req := range requests {
+		for _, rate := range r.cfg.rates {
+			r.costRow(&b, req, rate)
+		}
+	}
+	fmt.Fprintf(&b, "\nAgent memory: %.1f MB resident, %.1f MB at its peak.", float64(r.rss)/1e6, float64(r.peak)/1e6)
+	if len(r.firstSpan) > 0 {
+		var ms []float64
+		for _, d := range r.firstSpan {
+			ms = append(ms, float64(d)/float64(time.Millisecond))
+		}
+		fmt.Fprintf(&b, " First span exported %s ms after the agent's start.", spreadOf(ms).text(0))
+	}
+	fmt.Fprintf(&b, " Losses that the agent states: %s.\n", r.lossText())
+	return b.String()
+}
+
+func (r *result) effectRow(b *strings.Builder, req request, rate float64) {
+	at := func(f func(sample) float64, decimals int) string { return r.of(req.path, rate, f).text(decimals) }
+	than := func(f func(sample) float64, compare func(a, b float64) float64, decimals int) string {
+		if rate == bare {
+			return "–"
+		}
+		return r.against(req.path, rate, f, compare).text(decimals)
+	}
+	name := "none"
+	if rate != bare {
+		name = fmt.Sprintf("rate %g", rate)
+	}
+	cells := []string{
+		fmt.Sprintf("`%s` (%s)", req.path, req.label), name,
+		at(appCPU, 2), than(appCPU, minus, 2), than(appCPU, ratio, 3),
+		at(reqPerS, 0), than(reqPerS, ratio, 3),
+		at(p50, 0), than(p50, ratio, 2), at(p99, 0), than(p99, ratio, 2),
+	}
+	fmt.Fprintf(b, "| %s |\n", strings.Join(cells, " | "))
+}
+
+func (r *result) costRow(b *strings.Builder, req request, rate float64) {
+	var expected, received, bytes float64
+	for _, s := range r.samples[key{req.path, rate}] {
+		expected += float64(s.Requests*(1+req.queries)) * rate
+		received += float64(s.got.spans())
+		bytes += float64(s.got.bytes)
+	}
+	perSpan := func(s sample) float64 {
+		return s.agentCPU * float64(s.Requests) / max(float64(s.got.spans()), 1)
+	}
+	t := r.traps[key{req.path, rate}]
+	fmt.Fprintf(b, "| `%s` | %g | %s | %s | %.2f | %.0f | %.0f | %.0f | %.0f |\n", req.path, rate,
+		r.of(req.path, rate, agentCPU).text(2), r.of(req.path, rate, perSpan).text(2),
+		t.perRequest, t.nsPerRun, expected, received, bytes/max(received, 1))
+}
+
+func (r *result) lossText() string {
+	if len(r.losses) == 0 {
+		return "none"
+	}
+	var parts []string
+	for reason, n := range r.losses {
+		parts = append(parts, fmt.Sprintf("%s %.0f", reason, n))
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, ", ")
+}
+
+// machine says where and how this was measured.
+func (r *result) machine() string {
+	var u unix.Utsname
+	kernel := "unknown"
+	if unix.Uname(&u) == nil {
+		kernel = unix.ByteSliceToString(u.Release[:]) + " " + unix.ByteSliceToString(u.Machine[:])
+	}
+	goVersion := "unknown Go"
+	if info, err := buildinfo.ReadFile(r.cfg.shop); err == nil {
+		goVersion = info.GoVersion
+	}
+	model, cores := processor()
+	return fmt.Sprintf("Machine: %s, %d cores, Linux %s. Shop built with %s, alone on core %d (so GOMAXPROCS=1); wrk (1 thread, %d\n"+
+		"connections), the agent and the sink share core %d. %d rounds of %v each, conditions in turns. %s.\n",
+		model, cores, kernel, goVersion, r.cfg.appCPU, r.cfg.connections,
+		r.cfg.otherCPU, r.cfg.rounds, r.cfg.duration, time.Now().UTC().Format("2006-01-02"))
+}
+
+// processor returns the model and number of the cores; runtime.NumCPU counts
+// only the core that this program may use.
+func processor() (model string, cores int) {
+	model = "unknown CPU"
+	data, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return model, 0
+	}
+	for line := range strings.Lines(string(data)) {
+		name, value, _ := strings.Cut(line, ":")
+		switch strings.TrimSpace(name) {
+		case "processor":
+			cores++
+		case "model name":
+			model = strings.TrimSpace(value)
+		}
+	}
+	return model, cores
+}
