@@ -54,13 +54,6 @@ type AgentGoroutine struct {
 	Scratch    [512]uint8
 }
 
-type AgentGoroutineKey struct {
-	_       structs.HostLayout
-	Address uint64
-	Tgid    uint32
-	Pad     uint32
-}
-
 type AgentHeader uint32
 
 const (
@@ -283,6 +276,19 @@ type AgentSqlRecord struct {
 	Pad           uint32
 }
 
+type AgentTableBucket struct {
+	_       structs.HostLayout
+	Entries [8]AgentTableEntry
+}
+
+type AgentTableEntry struct {
+	_       structs.HostLayout
+	Address uint64
+	Tgid    uint32
+	Claims  uint32
+	Value   uint64
+}
+
 type AgentTypeInfo struct {
 	_      structs.HostLayout
 	Role   uint32
@@ -316,7 +322,8 @@ const (
 const (
 	AgentMapAgentSettings           = "agent_settings"
 	AgentMapAllSeries               = "all_series"
-	AgentMapContexts                = "contexts"
+	AgentMapContextTable            = "context_table"
+	AgentMapGoroutineTable          = "goroutine_table"
 	AgentMapGoroutines              = "goroutines"
 	AgentMapNethttpLayouts          = "nethttp_layouts"
 	AgentMapProcesses               = "processes"
@@ -348,7 +355,6 @@ const (
 	AgentVarReferToCounter          = "refer_to_counter"
 	AgentVarReferToFrame            = "refer_to_frame"
 	AgentVarReferToGoroutine        = "refer_to_goroutine"
-	AgentVarReferToGoroutineKey     = "refer_to_goroutine_key"
 	AgentVarReferToHeader           = "refer_to_header"
 	AgentVarReferToHeaderValues     = "refer_to_header_values"
 	AgentVarReferToHistogram        = "refer_to_histogram"
@@ -369,9 +375,12 @@ const (
 	AgentVarReferToSqlKind          = "refer_to_sql_kind"
 	AgentVarReferToSqlLayout        = "refer_to_sql_layout"
 	AgentVarReferToSqlRecord        = "refer_to_sql_record"
+	AgentVarReferToTableBucket      = "refer_to_table_bucket"
+	AgentVarReferToTableEntry       = "refer_to_table_entry"
 	AgentVarReferToTypeInfo         = "refer_to_type_info"
 	AgentVarReferToTypeKey          = "refer_to_type_key"
 	AgentVarReferToTypeRole         = "refer_to_type_role"
+	AgentVarTableBuckets            = "table_buckets"
 )
 
 // LoadAgent returns the embedded CollectionSpec for Agent.
@@ -445,7 +454,8 @@ type AgentProgramSpecs struct {
 type AgentMapSpecs struct {
 	AgentSettings  *ebpf.MapSpec `ebpf:"agent_settings"`
 	AllSeries      *ebpf.MapSpec `ebpf:"all_series"`
-	Contexts       *ebpf.MapSpec `ebpf:"contexts"`
+	ContextTable   *ebpf.MapSpec `ebpf:"context_table"`
+	GoroutineTable *ebpf.MapSpec `ebpf:"goroutine_table"`
 	Goroutines     *ebpf.MapSpec `ebpf:"goroutines"`
 	NethttpLayouts *ebpf.MapSpec `ebpf:"nethttp_layouts"`
 	Processes      *ebpf.MapSpec `ebpf:"processes"`
@@ -462,7 +472,6 @@ type AgentVariableSpecs struct {
 	ReferToCounter          *ebpf.VariableSpec `ebpf:"refer_to_counter"`
 	ReferToFrame            *ebpf.VariableSpec `ebpf:"refer_to_frame"`
 	ReferToGoroutine        *ebpf.VariableSpec `ebpf:"refer_to_goroutine"`
-	ReferToGoroutineKey     *ebpf.VariableSpec `ebpf:"refer_to_goroutine_key"`
 	ReferToHeader           *ebpf.VariableSpec `ebpf:"refer_to_header"`
 	ReferToHeaderValues     *ebpf.VariableSpec `ebpf:"refer_to_header_values"`
 	ReferToHistogram        *ebpf.VariableSpec `ebpf:"refer_to_histogram"`
@@ -483,9 +492,12 @@ type AgentVariableSpecs struct {
 	ReferToSqlKind          *ebpf.VariableSpec `ebpf:"refer_to_sql_kind"`
 	ReferToSqlLayout        *ebpf.VariableSpec `ebpf:"refer_to_sql_layout"`
 	ReferToSqlRecord        *ebpf.VariableSpec `ebpf:"refer_to_sql_record"`
+	ReferToTableBucket      *ebpf.VariableSpec `ebpf:"refer_to_table_bucket"`
+	ReferToTableEntry       *ebpf.VariableSpec `ebpf:"refer_to_table_entry"`
 	ReferToTypeInfo         *ebpf.VariableSpec `ebpf:"refer_to_type_info"`
 	ReferToTypeKey          *ebpf.VariableSpec `ebpf:"refer_to_type_key"`
 	ReferToTypeRole         *ebpf.VariableSpec `ebpf:"refer_to_type_role"`
+	TableBuckets            *ebpf.VariableSpec `ebpf:"table_buckets"`
 }
 
 // AgentObjects contains all objects after they have been loaded into the kernel.
@@ -510,7 +522,8 @@ func (o *AgentObjects) Close() error {
 type AgentMaps struct {
 	AgentSettings  *ebpf.Map `ebpf:"agent_settings"`
 	AllSeries      *ebpf.Map `ebpf:"all_series"`
-	Contexts       *ebpf.Map `ebpf:"contexts"`
+	ContextTable   *ebpf.Map `ebpf:"context_table"`
+	GoroutineTable *ebpf.Map `ebpf:"goroutine_table"`
 	Goroutines     *ebpf.Map `ebpf:"goroutines"`
 	NethttpLayouts *ebpf.Map `ebpf:"nethttp_layouts"`
 	Processes      *ebpf.Map `ebpf:"processes"`
@@ -524,7 +537,8 @@ func (m *AgentMaps) Close() error {
 	return _AgentClose(
 		m.AgentSettings,
 		m.AllSeries,
-		m.Contexts,
+		m.ContextTable,
+		m.GoroutineTable,
 		m.Goroutines,
 		m.NethttpLayouts,
 		m.Processes,
@@ -542,7 +556,6 @@ type AgentVariables struct {
 	ReferToCounter          *ebpf.Variable `ebpf:"refer_to_counter"`
 	ReferToFrame            *ebpf.Variable `ebpf:"refer_to_frame"`
 	ReferToGoroutine        *ebpf.Variable `ebpf:"refer_to_goroutine"`
-	ReferToGoroutineKey     *ebpf.Variable `ebpf:"refer_to_goroutine_key"`
 	ReferToHeader           *ebpf.Variable `ebpf:"refer_to_header"`
 	ReferToHeaderValues     *ebpf.Variable `ebpf:"refer_to_header_values"`
 	ReferToHistogram        *ebpf.Variable `ebpf:"refer_to_histogram"`
@@ -563,9 +576,12 @@ type AgentVariables struct {
 	ReferToSqlKind          *ebpf.Variable `ebpf:"refer_to_sql_kind"`
 	ReferToSqlLayout        *ebpf.Variable `ebpf:"refer_to_sql_layout"`
 	ReferToSqlRecord        *ebpf.Variable `ebpf:"refer_to_sql_record"`
+	ReferToTableBucket      *ebpf.Variable `ebpf:"refer_to_table_bucket"`
+	ReferToTableEntry       *ebpf.Variable `ebpf:"refer_to_table_entry"`
 	ReferToTypeInfo         *ebpf.Variable `ebpf:"refer_to_type_info"`
 	ReferToTypeKey          *ebpf.Variable `ebpf:"refer_to_type_key"`
 	ReferToTypeRole         *ebpf.Variable `ebpf:"refer_to_type_role"`
+	TableBuckets            *ebpf.Variable `ebpf:"table_buckets"`
 }
 
 // AgentPrograms contains all programs after they have been loaded into the kernel.

@@ -54,11 +54,24 @@ struct goroutine {
 	u8 scratch[SCRATCH_SIZE];
 };
 
-struct goroutine_key {
-	u64 address; /* of a g, or of a context's data word */
+/* A table from address and process to a number, in an array map; table.h says why it
+ * is no hash map. */
+#define TABLE_WAYS 8
+
+struct table_entry {
+	u64 address; /* of a g, or of a context's data word; 0: free */
 	u32 tgid;
-	u32 pad;
+	u32 claims; /* 1: taken; more for a moment while several reach for it */
+	u64 value;
 };
+
+struct table_bucket {
+	struct table_entry entries[TABLE_WAYS];
+};
+
+/* Buckets of each table, a power of two, and eight times as many goroutines. Set by
+ * user space before loading. */
+const volatile u32 table_buckets = 2048;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -88,21 +101,31 @@ struct {
 	__type(value, struct runtime_layout);
 } runtime_layouts SEC(".maps");
 
-/* Not LRU: evicting an open span would lose it without a count. */
+/* Goroutines with open spans: address of the g -> index of goroutines. Mapped by user
+ * space, which frees what a dead process left. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__type(key, struct goroutine_key);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2048);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, u32);
+	__type(value, struct table_bucket);
+} goroutine_table SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2048 * TABLE_WAYS);
+	__type(key, u32);
 	__type(value, struct goroutine);
 } goroutines SEC(".maps");
 
-/* context.Context of a server span -> the goroutine that holds the span. */
+/* context.Context of a server span -> address of the g that holds the span. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__type(key, struct goroutine_key);
-	__type(value, struct goroutine_key);
-} contexts SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2048);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, u32);
+	__type(value, struct table_bucket);
+} context_table SEC(".maps");
 
 /* One for all CPUs, updated atomically: a copy for each of 128 CPUs would be 128
  * times the memory for histograms of which most are updated now and then. */

@@ -118,8 +118,6 @@ int nethttp_server_begin(struct pt_regs *ctx)
 {
 	struct nethttp_layout *l;
 	struct runtime_layout *rt;
-	struct goroutine_key context = {};
-	struct goroutine_key owner = {};
 	struct goroutine *g;
 	struct frame *f;
 	struct probe p;
@@ -137,7 +135,7 @@ int nethttp_server_begin(struct pt_regs *ctx)
 	if (g) {
 		/* A goroutine serves one request after the other. */
 		span_unwind(&p, g, 0);
-		goroutine_delete(&p, g);
+		goroutine_delete(&p, g, p.goroutine);
 	}
 	g = goroutine_add(&p, rt);
 	if (!g) {
@@ -155,16 +153,7 @@ int nethttp_server_begin(struct pt_regs *ctx)
 		f->flags |= SPAN_REMOTE_PARENT;
 	f->object[SERVER_RESPONSE] = GO_REG2(ctx);
 
-	context.address = go_word(request + l->request_ctx + 8);
-	context.tgid = p.tgid;
-	owner.address = p.goroutine;
-	owner.tgid = p.tgid;
-	if (context.address) {
-		if (bpf_map_update_elem(&contexts, &context, &owner, BPF_ANY))
-			count(&p, COUNT_CONTEXTS_FULL, 1);
-		else
-			g->context = context.address;
-	}
+	context_register(&p, g, go_word(request + l->request_ctx + 8));
 	return 0;
 }
 

@@ -12,7 +12,7 @@
 #ifndef AGENT_SPAN_H
 #define AGENT_SPAN_H
 
-#include "maps.h"
+#include "table.h"
 
 /* An attach cookie says which site of which binary fired:
  * binary (16 bits), flags (8 bits), address of the site as linked (40 bits). */
@@ -31,7 +31,6 @@ struct probe {
 	u32 pad;
 };
 
-static const struct goroutine no_goroutine;
 static const struct process no_process;
 
 /* False when the function has not begun: its stack grows, and it starts again. */
@@ -84,49 +83,92 @@ static __always_inline struct runtime_layout *runtime_layout(const struct probe 
 	return bpf_map_lookup_elem(&runtime_layouts, &p->binary);
 }
 
-/* The goroutine's open spans, NULL if it has none. Entries of a dead goroutine
- * whose g struct is used again are dropped here. */
+static __always_inline struct goroutine *goroutine_at(const struct table_entry *e)
+{
+	u32 index = e->value;
+
+	return bpf_map_lookup_elem(&goroutines, &index);
+}
+
+static __always_inline void goroutine_delete(const struct probe *p, struct goroutine *g,
+					     u64 address)
+{
+	struct table_entry *e;
+
+	if (g->context) {
+		/* Memory of a context is used again: a registration that
+		 * outlived its request would join strangers. */
+		e = table_find(&context_table, g->context, p->tgid);
+		if (e)
+			table_remove(e);
+	}
+	e = table_find(&goroutine_table, address, p->tgid);
+	if (e)
+		table_remove(e);
+}
+
+/* The open spans of the goroutine whose g is at an address, NULL if it has none. What
+ * a dead goroutine left behind when its g struct is used again is dropped here. */
 static __always_inline struct goroutine *goroutine_find(const struct probe *p,
 							const struct runtime_layout *rt,
 							u64 address)
 {
-	struct goroutine_key key = { .address = address, .tgid = p->tgid };
-	struct goroutine *g = bpf_map_lookup_elem(&goroutines, &key);
+	struct table_entry *e = table_find(&goroutine_table, address, p->tgid);
+	struct goroutine *g;
 
-	if (!g)
+	if (!e)
 		return NULL;
-	if (g->goid == go_word(address + rt->g_goid))
+	g = goroutine_at(e);
+	if (!g || g->goid == go_word(address + rt->g_goid))
 		return g;
+	if (address != p->goroutine)
+		return NULL; /* not ours to delete */
 	count(p, COUNT_LOST_UNFINISHED, g->depth);
-	bpf_map_delete_elem(&goroutines, &key);
+	goroutine_delete(p, g, address);
 	return NULL;
 }
 
 static __always_inline struct goroutine *goroutine_add(const struct probe *p,
 						       const struct runtime_layout *rt)
 {
-	struct goroutine_key key = { .address = p->goroutine, .tgid = p->tgid };
+	struct table_entry *e;
 	struct goroutine *g;
+	u32 index = 0;
 
-	bpf_map_update_elem(&goroutines, &key, &no_goroutine, BPF_ANY);
-	g = bpf_map_lookup_elem(&goroutines, &key);
-	if (g)
-		g->goid = go_word(p->goroutine + rt->g_goid);
+	e = table_claim(&goroutine_table, p->goroutine, p->tgid, &index);
+	if (!e)
+		return NULL;
+	e->value = index;
+	g = bpf_map_lookup_elem(&goroutines, &index);
+	if (!g)
+		return NULL; /* cannot be: there are as many as ways */
+	g->goid = go_word(p->goroutine + rt->g_goid);
+	g->context = 0;
+	g->depth = 0;
+	g->sampled = 0;
+	g->tracestate = 0;
+	g->route_len = 0;
+	table_publish(e, p->goroutine);
 	return g;
 }
 
-static __always_inline void goroutine_delete(const struct probe *p, struct goroutine *g)
+/* Lets goroutines that are handed this context find the spans of this one. */
+static __always_inline void context_register(const struct probe *p, struct goroutine *g,
+					     u64 context)
 {
-	struct goroutine_key key = { .address = p->goroutine, .tgid = p->tgid };
+	struct table_entry *e;
+	u32 index = 0;
 
-	if (g->context) {
-		struct goroutine_key context = { .address = g->context, .tgid = p->tgid };
-
-		/* Memory of a context is used again: a registration that
-		 * outlived its request would join strangers. */
-		bpf_map_delete_elem(&contexts, &context);
+	if (!context)
+		return;
+	e = table_claim(&context_table, context, p->tgid, &index);
+	if (!e) {
+		count(p, COUNT_CONTEXTS_FULL, 1);
+		return;
 	}
-	bpf_map_delete_elem(&goroutines, &key);
+	e->value = p->goroutine;
+	g->context = context;
+	table_publish(e, context);
 }
 
 static __always_inline u64 random_u64(void)
@@ -168,16 +210,15 @@ static __always_inline u64 context_owner(const struct probe *p, u64 itab, u64 da
 	struct type_key type = { .type = go_type_of(itab, p->bias), .binary = p->binary };
 
 	for (int i = 0; i < MAX_CONTEXT_DEPTH; i++) {
-		struct goroutine_key key = { .address = data, .tgid = p->tgid };
-		struct goroutine_key *owner;
+		struct table_entry *owner;
 		struct type_info *info;
 		struct go_iface parent;
 
 		if (!data || !type.type)
 			return 0;
-		owner = bpf_map_lookup_elem(&contexts, &key);
+		owner = table_find(&context_table, data, p->tgid);
 		if (owner)
-			return owner->address;
+			return owner->value;
 		info = bpf_map_lookup_elem(&types, &type);
 		if (!info)
 			return 0;
@@ -292,7 +333,7 @@ static __always_inline void span_pop(const struct probe *p, struct goroutine *g)
 	if (g->depth > 1)
 		g->depth--;
 	else
-		goroutine_delete(p, g);
+		goroutine_delete(p, g, p->goroutine);
 }
 
 static __always_inline void record_fill(struct record_header *r, const struct probe *p,

@@ -133,7 +133,7 @@ func (a *Agent) Status() Status {
 // bits taken as a number, is below rate·2⁶⁴, as the Python SDK's TraceIdRatioBased
 // decides.
 func (k *kernel) setSampleRate(rate float64) error {
-	s := bpf.AgentSettings{}
+	s := bpf.AgentSettings{MaxSeries: 2000}
 	if rate >= 1 {
 		s.SampleAll = 1
 	} else if rate > 0 {
@@ -163,4 +163,5 @@ var counterNames = [bpf.AgentCounterCOUNTERS]string{
 	bpf.AgentCounterCOUNT_LOST_UNFINISHED:      "unfinished",
 	bpf.AgentCounterCOUNT_BAD_READ:             "bad_read",
 	bpf.AgentCounterCOUNT_CONTEXTS_FULL:        "contexts_full",
+	bpf.AgentCounterCOUNT_SERIES_FULL:          "series_full",
 }

@@ -3,7 +3,7 @@
 //
 //	targets.go    which processes, and which binaries they run
 //	binary.go     work done once for each binary: layouts and probe sites (gobin)
-//	attach.go     uprobes on the sites of one binary
+//	               uprobes on the sites of one executable
 //	              ... the kernel: bpf/span.h and bpf/<library>.bpf.c ...
 //	reader.go     ring buffer → record → the decoder of its library
 //	nethttp.go, databasesql.go

@@ -37,8 +37,9 @@ func loadKernel(o Options) (*kernel, error) {
 		return nil, fmt.Errorf("read the embedded BPF object: %w", err)
 	}
 	spec.Maps["ring"].MaxEntries = uint32(o.RingSize)
-	spec.Maps["goroutines"].MaxEntries = uint32(o.MaxOpenSpans)
-	spec.Maps["contexts"].MaxEntries = uint32(o.MaxOpenSpans)
+	if err := sizeTables(spec, o.MaxOpenSpans); err != nil {
+		return nil, err
+	}
 
 	k := &kernel{multi: features.HaveBPFLinkUprobeMulti() == nil}
 	if k.multi {
@@ -53,6 +54,24 @@ func loadKernel(o Options) (*kernel, error) {
 		return nil, loadError(err)
 	}
 	return k, nil
+}
+
+// tableWays is TABLE_WAYS of bpf/maps.h.
+const tableWays = 8
+
+// sizeTables makes room for at least so many goroutines with open spans.
+func sizeTables(spec *ebpf.CollectionSpec, open int) error {
+	buckets := uint32(1)
+	for int(buckets)*tableWays < open {
+		buckets *= 2
+	}
+	spec.Maps["goroutine_table"].MaxEntries = buckets
+	spec.Maps["context_table"].MaxEntries = buckets
+	spec.Maps["goroutines"].MaxEntries = buckets * tableWays
+	if err := spec.Variables["table_buckets"].Set(buckets); err != nil {
+		return fmt.Errorf("size tables: %w", err)
+	}
+	return nil
 }
 
 func (k *kernel) Close() { k.collection.Close() }

@@ -34,7 +34,7 @@ type targets struct {
 	mu       sync.RWMutex
 	byPID    map[int]*target
 	byFile   map[process.FileID]*attached
-	binaries []*binary // by id
+	binaries []*executable // by id
 	exes     []*wantedExe
 	pids     []int
 	retired  [bpf.AgentCounterCOUNTERS]uint64 // of processes that are gone
@@ -44,14 +44,14 @@ type targets struct {
 // target is one process of a probed binary.
 type target struct {
 	process *event.Process
-	binary  *binary
+	binary  *executable
 	proc    *process.Process // nil if it was gone before it could be looked at
 	goneAt  time.Time        // zero while it runs
 }
 
 // attached is one executable, attached or refused.
 type attached struct {
-	binary *binary // nil if refused
+	binary *executable // nil if refused
 	path   string
 	err    error
 	links  []io.Closer
@@ -165,7 +165,7 @@ func (t *targets) analyse(id process.FileID, shown, open string) *attached {
 		a.err = err
 		return a
 	}
-	a.binary, a.err = newBinary(t.kernel, uint32(len(t.binaries)), id, shown, file)
+	a.binary, a.err = newExecutable(t.kernel, uint32(len(t.binaries)), id, shown, file)
 	if a.err == nil {
 		t.binaries = append(t.binaries, a.binary)
 	}
@@ -237,7 +237,7 @@ func (t *targets) attachExe(exe string, id process.FileID) error {
 }
 
 // add makes a target of a process; it takes p over.
-func (t *targets) add(p *process.Process, b *binary) *target {
+func (t *targets) add(p *process.Process, b *executable) *target {
 	resource, err := p.Resource(b.info.BuildInfo(), t.agent)
 	if err != nil {
 		t.log.Debug("resource is incomplete", "pid", p.PID(), "error", err)
@@ -264,7 +264,7 @@ func (t *targets) add(p *process.Process, b *binary) *target {
 func (t *targets) of(pid int, binaryID uint32) *target {
 	t.mu.RLock()
 	tg := t.byPID[pid]
-	var b *binary
+	var b *executable
 	if int(binaryID) < len(t.binaries) {
 		b = t.binaries[binaryID]
 	}
@@ -342,7 +342,7 @@ func (t *targets) forget(now time.Time) {
 	}
 	t.mu.Unlock()
 	for pid, tg := range gone {
-		t.retire(pid, tg, ^uint64(0))
+		t.retire(pid, tg, allTime)
 	}
 }
 
@@ -353,9 +353,12 @@ func (t *targets) retire(pid int, tg *target, before uint64) {
 		t.watcher.Untrack(tg.proc)
 		tg.proc.Close()
 	}
-	open := t.kernel.purge(uint32(pid), before)
+	open, err := t.kernel.purge(uint32(pid), before)
+	if err != nil {
+		t.log.Debug("open spans of a process that is gone stay in the kernel", "pid", pid, "error", err)
+	}
 	var p bpf.AgentProcess
-	err := t.kernel.mapOf("processes").LookupAndDelete(uint32(pid), &p)
+	err = t.kernel.mapOf("processes").LookupAndDelete(uint32(pid), &p)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.retired[bpf.AgentCounterCOUNT_LOST_UNFINISHED] += open
@@ -364,27 +367,6 @@ func (t *targets) retire(pid int, tg *target, before uint64) {
 			t.retired[i] += n
 		}
 	}
-}
-
-// purge deletes the open spans of a process and returns how many there were.
-func (k *kernel) purge(tgid uint32, before uint64) (open uint64) {
-	goroutines, contexts := k.mapOf("goroutines"), k.mapOf("contexts")
-	var key bpf.AgentGoroutineKey
-	var g bpf.AgentGoroutine
-	var dead []bpf.AgentGoroutineKey
-	for it := goroutines.Iterate(); it.Next(&key, &g); {
-		if key.Tgid == tgid && g.Frames[0].StartNs < before {
-			dead = append(dead, key)
-			open += uint64(g.Depth)
-			if g.Context != 0 {
-				_ = contexts.Delete(&bpf.AgentGoroutineKey{Address: g.Context, Tgid: tgid})
-			}
-		}
-	}
-	for i := range dead {
-		_ = goroutines.Delete(&dead[i]) // gone already is as good
-	}
-	return open
 }
 
 // detach takes all probes out of all targets.

@@ -29,18 +29,46 @@ var lastPatch = map[string]string{
 
 // target is one way to build the test program.
 type target struct {
-	version string // as in the flag
-	arch    string
-	flags   string // of go build, separated by blanks
-	env     string // more environment, KEY=VALUE
+	version    string // as in the flag
+	arch       string
+	strip, pie bool
+	extra      string // one more flag of go build
+	cgo        bool   // link with the C compiler; the local architecture only
 }
 
 func (tg target) String() string {
 	name := tg.version + "," + tg.arch
-	if tg.flags != "" {
-		name += "," + strings.ReplaceAll(tg.flags, " ", ",")
+	if tg.pie {
+		name += ",pie"
+	}
+	if tg.strip {
+		name += ",stripped"
+	}
+	if tg.cgo {
+		name += ",cgo"
+	}
+	if tg.extra != "" {
+		name += "," + tg.extra
 	}
 	return name
+}
+
+func (tg target) flags() []string {
+	var f []string
+	if tg.pie {
+		f = append(f, "-buildmode=pie")
+	}
+	ld := ""
+	if tg.strip {
+		ld = "-s -w"
+	}
+	if tg.cgo {
+		ld += " -linkmode=external"
+	}
+	if ld != "" {
+		f = append(f, "-ldflags="+ld)
+	}
+	return append(f, strings.Fields(tg.extra)...)
 }
 
 var builds = struct {
@@ -62,16 +90,23 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// targets returns the default builds, times each of flags.
-func targets(flags ...string) []target {
+// targets returns the releases and architectures to build for.
+func targets() []target {
 	var list []target
 	for _, v := range strings.Split(*versionsFlag, ",") {
 		for _, a := range strings.Split(*archesFlag, ",") {
-			for _, f := range flags {
-				list = append(list, target{version: v, arch: a, flags: f})
-			}
+			list = append(list, target{version: v, arch: a})
 		}
 	}
+	return list
+}
+
+// modes returns tg plain, stripped, PIE, and both.
+func modes(tg target) []target {
+	list := []target{tg, tg, tg, tg}
+	list[1].strip = true
+	list[2].pie = true
+	list[3].strip, list[3].pie = true, true
 	return list
 }
 
@@ -85,7 +120,7 @@ func build(t testing.TB, tg target) string {
 		return path
 	}
 	path := filepath.Join(builds.dir, fmt.Sprintf("app%d", len(builds.done)))
-	args := append([]string{"build", "-trimpath", "-o", path}, strings.Fields(tg.flags)...)
+	args := append([]string{"build", "-trimpath", "-o", path}, tg.flags()...)
 	cmd := exec.Command("go", append(args, ".")...)
 	cmd.Dir = filepath.Join("testdata", "app")
 	toolchain := "local"
@@ -98,10 +133,11 @@ func build(t testing.TB, tg target) string {
 			toolchain = "go" + p
 		}
 	}
-	cmd.Env = append(os.Environ(), "GOTOOLCHAIN="+toolchain, "GOOS=linux", "GOARCH="+tg.arch, "GOFLAGS=", "CGO_ENABLED=0")
-	if tg.env != "" {
-		cmd.Env = append(cmd.Env, tg.env)
+	cgo := "0"
+	if tg.cgo {
+		cgo = "1"
 	}
+	cmd.Env = append(os.Environ(), "GOTOOLCHAIN="+toolchain, "GOOS=linux", "GOARCH="+tg.arch, "GOFLAGS=", "CGO_ENABLED="+cgo)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {

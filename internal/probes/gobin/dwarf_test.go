@@ -3,19 +3,11 @@ package gobin
 import (
 	"debug/dwarf"
 	"debug/elf"
-	"io"
+	"errors"
 	"reflect"
 	"strings"
 	"testing"
 )
-
-// modes are the builds whose layouts are compared, each with the flags of its
-// twin that has DWARF.
-var modes = []struct{ flags, twin string }{
-	{"", ""},
-	{"-ldflags=-s=true -ldflags=-s", ""},
-	{"-ldflags=-w=0", "-ldflags=-w=0"},
-}
 
 // dwarfStruct is a struct as DWARF tells it.
 type dwarfStruct struct {
@@ -164,17 +156,142 @@ var required = []struct {
 	{"net.TCPAddr", "IP Port Zone", 0, 0},
 }
 
-// TestFieldsMatchDWARF compares every field of every named struct that has
-// both a descriptor and DWARF.
-func TestFieldsMatchDWARF(t *testing.T) {
-	for _, m := range []struct{ flags, twin string }{
-		{"", ""},
-		{"-ldflags=-s\x00-w", ""},
-		{"-buildmode=pie", "-buildmode=pie"},
-		{"-buildmode=pie -ldflags=-s\x00-w", "-buildmode=pie"},
-	} {
-		_ = m
+// minor returns the minor release of a target.
+func minor(t testing.TB, b *Binary) int {
+	if v := b.GoVersion(); v.Known() {
+		return v.Minor
 	}
-	io.Discard.Write(nil)
-	strings.Fields("")
+	t.Fatalf("Go version %q not understood", b.GoVersion().Raw)
+	return 0
+}
+
+// TestFieldsMatchDWARF compares every field of every named struct that has
+// both a descriptor and DWARF, and the addresses of descriptors.
+func TestFieldsMatchDWARF(t *testing.T) {
+	for _, base := range targets() {
+		for _, tg := range modes(base) {
+			t.Run(tg.String(), func(t *testing.T) {
+				twin := tg
+				twin.strip = false
+				b := open(t, tg)
+				d := readDWARF(t, build(t, twin))
+				structs, fields := 0, 0
+				for name, want := range d.structs {
+					size, err := b.StructSize(name)
+					if err != nil {
+						continue // not all have a descriptor; see required
+					}
+					structs++
+					if int64(size) != want.size {
+						t.Errorf("%s: size %d, DWARF says %d", name, size, want.size)
+					}
+					for _, f := range want.fields {
+						fields++
+						compareField(t, b, name, f)
+					}
+				}
+				if structs < 400 || fields < 1500 {
+					t.Errorf("only %d structs and %d fields compared", structs, fields)
+				}
+				checkRequired(t, b, d)
+				t.Logf("%d structs, %d fields", structs, fields)
+			})
+		}
+	}
+}
+
+func compareField(t *testing.T, b *Binary, name string, want dwarfField) {
+	t.Helper()
+	got, err := b.Field(name, want.name)
+	if want.name == "_" {
+		return // there may be several
+	}
+	if err != nil {
+		t.Errorf("%s.%s: %v", name, want.name, err)
+		return
+	}
+	if int64(got.Offset) != want.offset || int64(got.Size) != want.size {
+		t.Errorf("%s.%s: at %d, %d bytes; DWARF says %d, %d bytes", name, want.name, got.Offset, got.Size, want.offset, want.size)
+	}
+	if k := reflect.Kind(want.kind); k != reflect.Invalid && k != got.Kind &&
+		!(k == reflect.Pointer && (got.Kind == reflect.Map || got.Kind == reflect.Chan || got.Kind == reflect.Func || got.Kind == reflect.UnsafePointer)) {
+		t.Errorf("%s.%s: kind %s, DWARF says %s", name, want.name, got.Kind, k)
+	}
+}
+
+func checkRequired(t *testing.T, b *Binary, d *dwarfInfo) {
+	t.Helper()
+	v := minor(t, b)
+	for _, r := range required {
+		want := v >= r.from && (r.until == 0 || v < r.until)
+		for _, f := range strings.Fields(r.fields) {
+			_, err := b.Field(r.name, f)
+			if want && err != nil {
+				t.Errorf("required: %v", err)
+			}
+			if !want && err == nil {
+				t.Errorf("%s.%s: found, though Go 1.%d has none", r.name, f, v)
+			}
+			if _, ok := d.structs[r.name]; want && !ok {
+				t.Errorf("%s: not in DWARF, so not compared", r.name)
+			}
+		}
+	}
+}
+
+// TestTypeAddrMatchesDWARF compares the addresses of type descriptors with
+// those that the compiler put into DWARF.
+func TestTypeAddrMatchesDWARF(t *testing.T) {
+	for _, base := range targets() {
+		for _, pie := range []bool{false, true} {
+			tg := base
+			tg.pie = pie
+			t.Run(tg.String(), func(t *testing.T) {
+				b := open(t, tg)
+				d := readDWARF(t, build(t, tg))
+				n := 0
+				for name, want := range d.types {
+					got, err := b.TypeAddr(name)
+					if err != nil {
+						continue
+					}
+					if n++; got != want {
+						t.Errorf("%s: %#x, DWARF says %#x", name, got, want)
+					}
+				}
+				if n < 500 {
+					t.Errorf("only %d types compared", n)
+				}
+				for _, name := range []string{"*net/http.response", "net/http.Header", "*context.valueCtx", "error", "*main.embedsStruct"} {
+					if _, ok := d.types[name]; !ok {
+						t.Errorf("%s is not in DWARF", name)
+					}
+					if _, err := b.TypeAddr(name); err != nil {
+						t.Error(err)
+					}
+				}
+				t.Logf("%d types", n)
+			})
+		}
+	}
+}
+
+// TestInlinedMatchesDWARF: exactly the functions that DWARF says are inlined
+// are reported so.
+func TestInlinedMatchesDWARF(t *testing.T) {
+	for _, tg := range targets() {
+		t.Run(tg.String(), func(t *testing.T) {
+			b := open(t, tg)
+			d := readDWARF(t, build(t, tg))
+			if len(d.inlined) < 500 {
+				t.Fatalf("only %d inlined functions in DWARF", len(d.inlined))
+			}
+			for name := range d.inlined {
+				var in *InlinedError
+				if _, err := b.Func(name); !errors.As(err, &in) {
+					t.Errorf("%s: %v, DWARF says inlined", name, err)
+				}
+			}
+		})
+	}
 }

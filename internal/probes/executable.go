@@ -18,9 +18,9 @@ import (
 // fileID is the identity of a file: a uprobe belongs to an inode.
 type fileID = process.FileID
 
-// binary is the work that is done once for each executable, however many processes
+// executable is the work that is done once for each executable, however many processes
 // run it: it is analysed, its layouts are in the maps, and its sites are known.
-type binary struct {
+type executable struct {
 	id   uint32
 	file fileID
 	path string // for people
@@ -51,9 +51,9 @@ const (
 // errNothing: a Go binary with none of the libraries.
 var errNothing = errors.New("none of the instrumented libraries is in it")
 
-// newBinary analyses an executable and tells the kernel its layouts. It takes exe
+// newExecutable analyses an executable and tells the kernel its layouts. It takes exe
 // over, and closes it on error.
-func newBinary(k *kernel, id uint32, file fileID, path string, exe *os.File) (b *binary, err error) {
+func newExecutable(k *kernel, id uint32, file fileID, path string, exe *os.File) (b *executable, err error) {
 	defer func() {
 		if err != nil {
 			exe.Close()
@@ -63,7 +63,7 @@ func newBinary(k *kernel, id uint32, file fileID, path string, exe *os.File) (b 
 	if err != nil {
 		return nil, fmt.Errorf("stat executable: %w", err)
 	}
-	b = &binary{id: id, file: file, path: path, exe: exe, names: map[uint64]string{}}
+	b = &executable{id: id, file: file, path: path, exe: exe, names: map[uint64]string{}}
 	if b.info, err = gobin.Open(exe, stat.Size()); err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func newBinary(k *kernel, id uint32, file fileID, path string, exe *os.File) (b 
 }
 
 // nothing says why a binary has nothing to attach to.
-func (b *binary) nothing() error {
+func (b *executable) nothing() error {
 	var reasons []string
 	for _, g := range b.groups {
 		for _, h := range g.Hooks {
@@ -97,7 +97,7 @@ func (b *binary) nothing() error {
 	return fmt.Errorf("nothing can be probed: %s", strings.Join(reasons, "; "))
 }
 
-func (b *binary) writeRuntime(k *kernel) error {
+func (b *executable) writeRuntime(k *kernel) error {
 	l := layouts{binary: b.info}
 	const g, p = "runtime.g", "runtime._panic"
 	layout := bpf.AgentRuntimeLayout{
@@ -122,7 +122,7 @@ func (b *binary) writeRuntime(k *kernel) error {
 
 // headerLayout fills in how http.Header lies in memory. Without it incoming trace
 // context and the user agent are not read, no more than that.
-func (b *binary) headerLayout(layout *bpf.AgentRuntimeLayout) {
+func (b *executable) headerLayout(layout *bpf.AgentRuntimeLayout) {
 	m, err := b.info.MapLayout("net/http.Header")
 	if err != nil || m.Slots != 8 || m.Size > scratchSize {
 		return
@@ -174,7 +174,7 @@ func contextInfo(t gobin.ContextType) bpf.AgentTypeInfo {
 
 // writeTypes tells the kernel which types lead to a parent context, and which errors
 // hold a code.
-func (b *binary) writeTypes(k *kernel) error {
+func (b *executable) writeTypes(k *kernel) error {
 	put := func(addr uint64, info bpf.AgentTypeInfo) error {
 		err := k.mapOf("types").Put(&bpf.AgentTypeKey{Type: addr, Binary: b.id}, &info)
 		if err != nil {
@@ -208,7 +208,7 @@ func (b *binary) writeTypes(k *kernel) error {
 }
 
 // writeLibrary plans the hooks of one library and stores its layout.
-func (b *binary) writeLibrary(k *kernel, lib *library) error {
+func (b *executable) writeLibrary(k *kernel, lib *library) error {
 	l := layouts{binary: b.info}
 	var groups []group
 	for _, g := range lib.groups {
@@ -235,7 +235,7 @@ func (b *binary) writeLibrary(k *kernel, lib *library) error {
 
 // planGroup finds the sites of a group; it is planned only if none that it needs is
 // missing.
-func (b *binary) planGroup(lib *library, g group) {
+func (b *executable) planGroup(lib *library, g group) {
 	status := GroupStatus{Library: lib.name, Group: g.name, State: "attached"}
 	var found []planned
 	for _, h := range g.hooks {
@@ -272,7 +272,7 @@ func (b *binary) planGroup(lib *library, g group) {
 }
 
 // addPlan adds sites to the plan, each site of a program once.
-func (b *binary) addPlan(p planned) {
+func (b *executable) addPlan(p planned) {
 	for i := range b.plan {
 		have := &b.plan[i]
 		if have.program != p.program {
@@ -303,7 +303,7 @@ func cookie(id uint32, s gobin.Site) uint64 {
 
 // attach puts the plan in force: for one process, or for all that run or will run
 // the binary (pid 0). Closing the result undoes it.
-func (b *binary) attach(k *kernel, pid int) (links io.Closer, err error) {
+func (b *executable) attach(k *kernel, pid int) (links io.Closer, err error) {
 	var all closers
 	defer func() {
 		if err != nil {
@@ -359,7 +359,7 @@ func (c closers) Close() error {
 }
 
 // typeName is the name of the type whose descriptor is at an address, "" if none is.
-func (b *binary) typeName(addr uint64) string {
+func (b *executable) typeName(addr uint64) string {
 	if addr == 0 {
 		return ""
 	}

@@ -1,0 +1,73 @@
+package probes
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"github.com/plainframework/agent/bpf"
+)
+
+// purge frees the open spans that a process began before the given time of
+// CLOCK_MONOTONIC in ns, and returns how many there were. The process is gone, so no
+// program uses its entries any more; those of other processes are not touched.
+func (k *kernel) purge(tgid uint32, before uint64) (open uint64, err error) {
+	goroutines := k.mapOf("goroutines")
+	err = k.eachEntry("goroutine_table", tgid, func(e bpf.AgentTableEntry) bool {
+		var g bpf.AgentGoroutine
+		if goroutines.Lookup(uint32(e.Value), &g) != nil || g.Frames[0].StartNs >= before {
+			return false
+		}
+		open += uint64(g.Depth)
+		return true
+	})
+	// A context is registered by a goroutine; without it nothing leads to a span.
+	return open, errors.Join(err, k.eachEntry("context_table", tgid, func(bpf.AgentTableEntry) bool {
+		return before == allTime
+	}))
+}
+
+// allTime is later than anything.
+const allTime = ^uint64(0)
+
+// eachEntry calls f for the entries of a process in a table, and frees those for
+// which it returns true. A program reaches only for ways that are free, so a taken one
+// is written to without harm.
+func (k *kernel) eachEntry(table string, tgid uint32, f func(bpf.AgentTableEntry) bool) error {
+	memory, err := k.mapOf(table).Memory()
+	if err != nil {
+		return fmt.Errorf("map %s: %w", table, err)
+	}
+	const size = int(unsafe.Sizeof(bpf.AgentTableEntry{}))
+	var free [size]byte
+	buf := make([]byte, size*tableWays)
+	for at := 0; at+len(buf) <= int(memory.Size()); at += len(buf) {
+		if _, err := memory.ReadAt(buf, int64(at)); err != nil {
+			return fmt.Errorf("read %s: %w", table, err)
+		}
+		for way := range tableWays {
+			e := decodeEntry(buf[way*size:])
+			if e.Address == 0 || e.Tgid != tgid || !f(e) {
+				continue
+			}
+			// The address before the claim, as bpf/table.h does.
+			off := int64(at + way*size)
+			for _, part := range [][2]int64{{0, 8}, {12, 16}} {
+				if _, err := memory.WriteAt(free[part[0]:part[1]], off+part[0]); err != nil {
+					return fmt.Errorf("write %s: %w", table, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func decodeEntry(b []byte) bpf.AgentTableEntry {
+	return bpf.AgentTableEntry{
+		Address: binary.LittleEndian.Uint64(b),
+		Tgid:    binary.LittleEndian.Uint32(b[8:]),
+		Claims:  binary.LittleEndian.Uint32(b[12:]),
+		Value:   binary.LittleEndian.Uint64(b[16:]),
+	}
+}
