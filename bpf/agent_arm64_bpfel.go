@@ -169,6 +169,7 @@ type AgentRecordHeader struct {
 	TraceId  [16]uint8
 	SpanId   [8]uint8
 	ParentId [8]uint8
+	Series   uint64
 }
 
 type AgentRecordKind uint32
@@ -202,6 +203,7 @@ type AgentRuntimeLayout struct {
 type AgentSeries struct {
 	_         structs.HostLayout
 	Histogram AgentHistogram
+	Id        uint64
 	Extra     uint64
 	Binary    uint32
 	TextLen   uint32
@@ -269,7 +271,7 @@ type AgentSqlRecord struct {
 	ConnectorType uint64
 	DriverType    uint64
 	ErrorType     uint64
-	Code          [8]int8
+	Code          uint64
 	CodeRole      uint32
 	TextLen       uint32
 	IsExec        uint32

@@ -51,7 +51,7 @@ struct sql_record {
 	u64 connector_type; /* of DB.connector, as linked */
 	u64 driver_type; /* of dsnConnector.driver, 0 if the driver has its own connector */
 	u64 error_type; /* 0: no error */
-	char code[SQL_CODE_MAX]; /* SQLSTATE, or a number as u32 */
+	u64 code; /* SQLSTATE, eight bytes at most, or a number */
 	u32 code_role; /* enum type_role of code; 0: none */
 	u32 text_len; /* of the query, before it was cut */
 	u32 is_exec;
@@ -198,6 +198,7 @@ struct sql_ending {
 	u64 driver_type;
 	u64 error_type;
 	u64 code; /* SQLSTATE, or a number */
+	u64 series;
 	u32 code_role;
 	u32 pad;
 };
@@ -251,12 +252,12 @@ static __always_inline void sql_record(struct sql_record *r, const struct probe 
 {
 	u64 len = f->object[SQL_OBJECT_TEXT_LEN];
 
-	record_fill(&r->header, p, g, f, e->end_ns);
+	record_fill(&r->header, p, g, f, e->end_ns, e->series);
 	r->db = f->object[SQL_OBJECT_DB];
 	r->connector_type = e->connector_type;
 	r->driver_type = e->driver_type;
 	r->error_type = e->error_type;
-	__builtin_memcpy(r->code, &e->code, SQL_CODE_MAX);
+	r->code = e->code;
 	r->code_role = e->code_role;
 	r->text_len = len > 0xffffffff ? 0xffffffff : len;
 	r->is_exec = f->object[SQL_OBJECT_STATE] >> 63;
@@ -306,7 +307,7 @@ full:
 
 /* A query is known by its first SCRATCH_SIZE bytes and its length. */
 static __always_inline void sql_measure(const struct probe *p, struct goroutine *g,
-					struct frame *f, const struct sql_ending *e)
+					struct frame *f, struct sql_ending *e)
 {
 	u64 len = f->object[SQL_OBJECT_TEXT_LEN];
 	u64 ptr = f->object[SQL_OBJECT_TEXT];
@@ -325,8 +326,8 @@ static __always_inline void sql_measure(const struct probe *p, struct goroutine 
 	key.error_type = e->error_type;
 	key.detail[0] = e->driver_type ? e->driver_type : e->connector_type;
 	key.detail[1] = e->code;
-	measure(p, e->process, METRIC_SQL, &key, g->scratch, len, e->code_role,
-		e->end_ns - f->start_ns, db_bounds, sizeof(db_bounds) / sizeof(u64));
+	e->series = measure(p, e->process, METRIC_SQL, &key, g->scratch, len, e->code_role,
+			    e->end_ns - f->start_ns, db_bounds, sizeof(db_bounds) / sizeof(u64));
 }
 
 /* Who fired, in what operation. */

@@ -40,6 +40,7 @@ struct record_header {
 	u8 trace_id[16];
 	u8 span_id[8];
 	u8 parent_id[8]; /* zero: root */
+	u64 series; /* the series that measured it, for exemplars; 0: none */
 };
 
 /* Where each span went, by process; user space adds its own reasons. What fired is
@@ -79,6 +80,7 @@ struct series_key {
 
 struct series {
 	struct histogram histogram;
+	u64 id; /* names it in records */
 	u64 extra; /* of the library; follows from the key */
 	u32 binary;
 	u32 text_len; /* before it was cut */

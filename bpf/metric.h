@@ -75,6 +75,7 @@ static __always_inline struct series *series_of(const struct probe *p, struct pr
 		return NULL;
 	/* Another CPU may have made it at the same time: both write the same. */
 	s->binary = p->binary;
+	s->id = random_id();
 	s->extra = extra;
 	if (n > SERIES_TEXT_MAX)
 		n = SERIES_TEXT_MAX;
@@ -83,8 +84,9 @@ static __always_inline struct series *series_of(const struct probe *p, struct pr
 	return s;
 }
 
-/* Adds one duration to the histogram of its series, or to the overflow. */
-static __always_inline void measure(const struct probe *p, struct process *process, u32 metric,
+/* Adds one duration to the histogram of its series and returns the series' id; 0 when it
+ * went to the overflow. */
+static __always_inline u64 measure(const struct probe *p, struct process *process, u32 metric,
 				    const struct series_key *key, const void *text, u64 text_len,
 				    u64 extra, u64 ns, const u64 *bounds, u32 n)
 {
@@ -92,10 +94,11 @@ static __always_inline void measure(const struct probe *p, struct process *proce
 
 	if (s) {
 		histogram_add(&s->histogram, ns, bounds, n);
-		return;
+		return s->id;
 	}
 	count_in(process, COUNT_SERIES_FULL, 1);
 	histogram_add(&process->overflow[metric], ns, bounds, n);
+	return 0;
 }
 
 #endif

@@ -257,6 +257,7 @@ struct nethttp_ending {
 	const struct runtime_layout *runtime;
 	u64 end_ns;
 	u64 panic_type;
+	u64 series;
 	u16 status;
 	u8 proto_major;
 	u8 proto_minor;
@@ -267,7 +268,7 @@ struct nethttp_ending {
 static __always_inline void nethttp_record(struct http_server_record *r, const struct probe *p,
 					   struct goroutine *g, const struct nethttp_ending *e)
 {
-	record_fill(&r->header, p, g, &g->frames[0], e->end_ns);
+	record_fill(&r->header, p, g, &g->frames[0], e->end_ns, e->series);
 	r->panic_type = e->panic_type;
 	r->status = e->status;
 	r->proto_major = e->proto_major;
@@ -381,7 +382,7 @@ static __always_inline u32 http_method(struct go_string s)
 	 (u64)(proto_minor) << 32 | (u64)(tls) << 40 | (u64)((flags) & 0xff) << 48)
 
 static __always_inline void nethttp_measure(const struct probe *p, struct goroutine *g,
-					    const struct nethttp_ending *e)
+					    struct nethttp_ending *e)
 {
 	struct series_key key = {};
 	struct frame *f = &g->frames[0];
@@ -393,8 +394,8 @@ static __always_inline void nethttp_measure(const struct probe *p, struct gorout
 	key.error_type = e->panic_type;
 	key.detail[0] = HTTP_DETAIL(e->status, method, e->proto_major, e->proto_minor, e->tls,
 				    f->flags & (SPAN_ABORTED | SPAN_PANIC | SPAN_GOEXIT));
-	measure(p, e->process, METRIC_HTTP_SERVER, &key, g->route, g->route_len, 0,
-		e->end_ns - f->start_ns, http_bounds, sizeof(http_bounds) / sizeof(u64));
+	e->series = measure(p, e->process, METRIC_HTTP_SERVER, &key, g->route, g->route_len, 0,
+			    e->end_ns - f->start_ns, http_bounds, sizeof(http_bounds) / sizeof(u64));
 }
 
 static __always_inline void nethttp_end(const struct probe *p, const struct nethttp_layout *l,

@@ -338,7 +338,7 @@ static __always_inline void span_pop(const struct probe *p, struct goroutine *g)
 
 static __always_inline void record_fill(struct record_header *r, const struct probe *p,
 					const struct goroutine *g, const struct frame *f,
-					u64 end_ns)
+					u64 end_ns, u64 series)
 {
 	r->kind = f->kind;
 	r->tgid = p->tgid;
@@ -349,6 +349,7 @@ static __always_inline void record_fill(struct record_header *r, const struct pr
 	__builtin_memcpy(r->trace_id, g->trace_id, 16);
 	__builtin_memcpy(r->span_id, &f->span_id, 8);
 	__builtin_memcpy(r->parent_id, &f->parent_id, 8);
+	r->series = series;
 }
 
 /* A wakeup would cost the app an interrupt: the reader polls. */

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	"github.com/plainframework/agent/internal/config"
+	"github.com/plainframework/agent/internal/probes"
 	"github.com/plainframework/agent/internal/probes/event"
 )
 
@@ -21,15 +22,23 @@ type prober interface {
 
 // startProbes attaches to the targets of cfg.
 func startProbes(cfg config.Config, sink event.Sink, logger *slog.Logger) (prober, error) {
-	_, _ = cfg, sink
-	logger.Warn("this build has no probes")
-	return noProbes{}, nil
+	agent, err := probes.New(probes.Options{
+		PIDs:            cfg.Targets.PIDs,
+		Exes:            cfg.Targets.Exes,
+		SampleRate:      cfg.Traces.SampleRate,
+		Version:         readVersion().Version,
+		RingSize:        int(cfg.Probes.RingSize),
+		MaxOpenSpans:    cfg.Probes.MaxInFlight,
+		MetricsInterval: cfg.Metrics.Interval,
+		MaxSeries:       cfg.Metrics.MaxSeries,
+	}, sink, logger)
+	if err != nil {
+		return nil, err
+	}
+	return statusProber{agent}, nil
 }
 
-// noProbes stands in where there are no probes.
-type noProbes struct{}
+// statusProber gives the status its type for JSON.
+type statusProber struct{ *probes.Agent }
 
-func (noProbes) Run(ctx context.Context) error { <-ctx.Done(); return nil }
-func (noProbes) Close() error                  { return nil }
-func (noProbes) Ready() bool                   { return true }
-func (noProbes) Status() any                   { return nil }
+func (p statusProber) Status() any { return p.Agent.Status() }

@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/big"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
@@ -25,6 +26,9 @@ type Options struct {
 
 	RingSize     int // bytes, a power of two
 	MaxOpenSpans int // goroutines of the node that have an open span
+
+	MetricsInterval time.Duration
+	MaxSeries       int // of one metric and process; the rest is one overflow series
 }
 
 // Agent is the probes of one node.
@@ -35,6 +39,8 @@ type Agent struct {
 	ring    *ringbuf.Reader
 	targets *targets
 	reader  *reader
+	collect *collector
+	options Options
 
 	closeOnce sync.Once
 	closeErr  error
@@ -44,7 +50,7 @@ type Agent struct {
 // target does from then on waits in the ring until Run. An error is about what was
 // asked for: a PID that is gone, a path that is a directory, a missing capability.
 func New(o Options, sink event.Sink, log *slog.Logger) (a *Agent, err error) {
-	a = &Agent{log: log}
+	a = &Agent{log: log, options: o}
 	defer func() {
 		if err != nil {
 			a.Close()
@@ -53,7 +59,7 @@ func New(o Options, sink event.Sink, log *slog.Logger) (a *Agent, err error) {
 	if a.kernel, err = loadKernel(o); err != nil {
 		return nil, err
 	}
-	if err := a.kernel.setSampleRate(o.SampleRate); err != nil {
+	if err := a.kernel.configure(o); err != nil {
 		return nil, err
 	}
 	if a.ring, err = ringbuf.NewReader(a.kernel.mapOf("ring")); err != nil {
@@ -65,7 +71,9 @@ func New(o Options, sink event.Sink, log *slog.Logger) (a *Agent, err error) {
 	if a.targets, err = newTargets(a.kernel, o, log); err != nil {
 		return nil, err
 	}
-	a.reader = newReader(a.ring, sink, newDecoding(), a.targets, o.Version)
+	a.collect = newCollector(a.kernel, a.targets, sink, log, o.Version)
+	a.targets.retired = a.collect.retire
+	a.reader = newReader(a.ring, sink, a.targets, a.collect, o.Version)
 	if err := a.targets.start(); err != nil {
 		return nil, err
 	}
@@ -80,18 +88,22 @@ func (a *Agent) Run(ctx context.Context) error {
 	read := make(chan error, 1)
 	go func() { read <- a.reader.run(readCtx) }()
 
-	follow := make(chan error, 1)
-	go func() { follow <- a.targets.run(ctx) }()
+	var following sync.WaitGroup
+	following.Go(func() { a.targets.run(ctx) })
+	following.Go(func() { a.collect.run(ctx, a.options.MetricsInterval) })
 
 	var err error
 	select {
 	case <-ctx.Done():
-	case err = <-read:
+	case err = <-read: // the ring is broken: nothing can be read any more
 		return errors.Join(err, a.targets.detach())
 	}
-	err = errors.Join(<-follow, a.targets.detach())
+	following.Wait()
+	err = a.targets.detach()
 	stopReading()
-	return errors.Join(err, <-read)
+	err = errors.Join(err, <-read)
+	a.collect.collect()
+	return err
 }
 
 // Close frees everything; the targets run on at their own speed. It may be called
@@ -129,15 +141,15 @@ func (a *Agent) Status() Status {
 	return s
 }
 
-// setSampleRate sets the share of traces that are kept: those whose id, its low 64
+// configure tells the programs the settings of the agent. It sets the share of traces that are kept: those whose id, its low 64
 // bits taken as a number, is below rate·2⁶⁴, as the Python SDK's TraceIdRatioBased
 // decides.
-func (k *kernel) setSampleRate(rate float64) error {
-	s := bpf.AgentSettings{MaxSeries: 2000}
-	if rate >= 1 {
+func (k *kernel) configure(o Options) error {
+	s := bpf.AgentSettings{MaxSeries: uint32(o.MaxSeries)}
+	if o.SampleRate >= 1 {
 		s.SampleAll = 1
-	} else if rate > 0 {
-		s.SampleThreshold = sampleBound(rate)
+	} else if o.SampleRate > 0 {
+		s.SampleThreshold = sampleBound(o.SampleRate)
 	}
 	if err := k.mapOf("agent_settings").Put(uint32(0), &s); err != nil {
 		return fmt.Errorf("store settings: %w", err)

@@ -1,9 +1,11 @@
 package probes
 
 import (
+	"encoding/binary"
 	"strconv"
 	"strings"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
@@ -39,6 +41,14 @@ var databaseSQL = library{
 		}
 		return layout
 	},
+	metrics: []metric{{
+		kind: uint32(bpf.AgentSqlKindRECORD_SQL),
+		slot: 1,
+		name: "db.client.operation.duration", unit: "s",
+		description: "Duration of database client operations.",
+		bounds:      []float64{0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10},
+		attributes:  sqlSeries,
+	}},
 	records: map[uint32]decoder{
 		uint32(bpf.AgentSqlKindRECORD_SQL): decodeSQL,
 	},
@@ -140,9 +150,9 @@ func decodeSQL(d *decoding, raw []byte, span *event.Span) error {
 		return err
 	}
 	span.Kind = trace.SpanKindClient
-	driver := d.typeName(r.ConnectorType)
+	driver := r.ConnectorType
 	if r.DriverType != 0 {
-		driver = d.typeName(r.DriverType)
+		driver = r.DriverType
 	}
 	system := d.dbSystem(driver)
 	d.str("db.system.name", system)
@@ -162,29 +172,49 @@ func decodeSQL(d *decoding, raw []byte, span *event.Span) error {
 	}
 	if r.ErrorType != 0 {
 		span.Status = codes.Error
-		name := d.errorType(r.ErrorType)
-		if name == "" {
-			name = "_OTHER"
-		}
-		d.str("error.type", name)
-		if code := sqlCode(r); code != "" {
+		d.str("error.type", d.sqlErrorType(r.ErrorType))
+		if code := sqlCode(r.Code, r.CodeRole); code != "" {
 			d.str("db.response.status_code", code)
 		}
 	}
 	return nil
 }
 
-// sqlCode is the database's own code of an error: a SQLSTATE or a number.
-func sqlCode(r *bpf.AgentSqlRecord) string {
-	var b [len(r.Code)]byte
-	for i, c := range r.Code {
-		b[i] = byte(c)
+func (d *decoding) sqlErrorType(addr uint64) string {
+	if name := d.errorType(addr); name != "" {
+		return name
 	}
-	switch bpf.AgentTypeRole(r.CodeRole) {
+	return "_OTHER"
+}
+
+// sqlSeries names the attributes of a series; its details are the driver's type and
+// the code of the error.
+func sqlSeries(d *decoding, key *bpf.AgentSeriesKey, s *bpf.AgentSeries) []attribute.KeyValue {
+	system := d.dbSystem(key.Detail[0])
+	attrs := []attribute.KeyValue{attribute.String("db.system.name", system)}
+	if text, cut := textOf(s); text != "" {
+		if q := d.sql.Query(text, cut, system); q.Summary != "" {
+			attrs = append(attrs, attribute.String("db.query.summary", q.Summary))
+		}
+	}
+	if key.ErrorType != 0 {
+		attrs = append(attrs, attribute.String("error.type", d.sqlErrorType(key.ErrorType)))
+	}
+	if code := sqlCode(key.Detail[1], uint32(s.Extra)); code != "" {
+		attrs = append(attrs, attribute.String("db.response.status_code", code))
+	}
+	return attrs
+}
+
+// sqlCode is the database's own code of an error: a SQLSTATE or a number.
+func sqlCode(code uint64, role uint32) string {
+	var b [8]byte
+	binary.LittleEndian.PutUint64(b[:], code)
+	switch bpf.AgentTypeRole(role) {
 	case bpf.AgentTypeRoleTYPE_ERROR_CODE_STRING:
 		return strings.TrimRight(validText(b[:]), "\x00")
 	case bpf.AgentTypeRoleTYPE_ERROR_CODE_U16:
-		return strconv.Itoa(int(b[0]) | int(b[1])<<8)
+		return strconv.Itoa(int(uint16(code)))
 	case bpf.AgentTypeRoleTYPE_ERROR_CODE_I32:
 		return strconv.Itoa(int(int32(uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24)))
 	}
@@ -192,7 +222,8 @@ func sqlCode(r *bpf.AgentSqlRecord) string {
 }
 
 // dbSystem is the db.system.name of a driver's type; types of one binary are few.
-func (d *decoding) dbSystem(driverType string) string {
+func (d *decoding) dbSystem(driver uint64) string {
+	driverType := d.typeName(driver)
 	if driverType == "" {
 		return "other_sql"
 	}

@@ -28,8 +28,15 @@ type library struct {
 	layoutMap string
 	layout    func(*layouts) any
 
+	metrics []metric
+
 	// records are the kinds of ring records that the library's programs emit.
 	records map[uint32]decoder
+}
+
+// scopeOf is the instrumentation scope of what a library yields.
+func scopeOf(lib *library, version string) *event.Scope {
+	return &event.Scope{Name: "github.com/plainframework/agent/" + lib.name, Version: version}
 }
 
 // decoder makes a span of a ring record. The record comes from the kernel, its

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
@@ -54,6 +55,14 @@ var netHTTP = library{
 			layout.RequestProtoMajor, layout.RequestProtoMinor)
 		return layout
 	},
+	metrics: []metric{{
+		kind: uint32(bpf.AgentNethttpKindRECORD_HTTP_SERVER),
+		slot: 0,
+		name: "http.server.request.duration", unit: "s",
+		description: "Duration of HTTP server requests.",
+		bounds:      []float64{0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10},
+		attributes:  httpServerSeries,
+	}},
 	records: map[uint32]decoder{
 		uint32(bpf.AgentNethttpKindRECORD_HTTP_SERVER): decodeHTTPServer,
 	},
@@ -101,8 +110,8 @@ func decodeHTTPServer(d *decoding, raw []byte, span *event.Span) error {
 	d.httpStatus(span, r, flags)
 	d.httpAddresses(scheme, texts[bpf.AgentHttpTextTEXT_HOST], texts[bpf.AgentHttpTextTEXT_REMOTE_ADDR],
 		texts[bpf.AgentHttpTextTEXT_FORWARDED_FOR])
-	if r.ProtoMajor == 1 && r.ProtoMinor <= 1 {
-		d.str("network.protocol.version", [...]string{"1.0", "1.1"}[r.ProtoMinor])
+	if v := protoVersion(r.ProtoMajor, r.ProtoMinor); v != "" {
+		d.str("network.protocol.version", v)
 	}
 	if agent := texts[bpf.AgentHttpTextTEXT_USER_AGENT]; agent != "" {
 		d.str("user_agent.original", agent)
@@ -219,29 +228,82 @@ func redactQuery(query string) string {
 // httpStatus sets the status code and what it says of success. Only a server error,
 // 5xx, is an error of a server span.
 func (d *decoding) httpStatus(span *event.Span, r *bpf.AgentHttpServerRecord, flags bpf.AgentSpanFlags) {
-	status := int(r.Status)
-	aborted := flags&bpf.AgentSpanFlagsSPAN_ABORTED != 0
-	if status == 0 && !aborted {
-		status = http.StatusOK // what finishRequest is about to write
-	}
+	status, errorType := d.httpOutcome(int(r.Status), flags, r.PanicType)
 	if status != 0 {
 		d.num("http.response.status_code", int64(status))
 	}
-	switch {
-	case flags&bpf.AgentSpanFlagsSPAN_PANIC != 0:
-		name := d.errorType(r.PanicType)
-		if name == "" {
-			name = "panic"
-		}
-		d.str("error.type", name)
-		span.Status = codes.Error
-	case flags&bpf.AgentSpanFlagsSPAN_GOEXIT != 0:
-		d.str("error.type", "runtime.Goexit")
-		span.Status = codes.Error
-	case status >= 500:
-		d.str("error.type", strconv.Itoa(status))
+	if errorType != "" {
+		d.str("error.type", errorType)
 		span.Status = codes.Error
 	}
+}
+
+// httpOutcome is the status that the client got, 0 if unknown, and the error.type, ""
+// if there was no error.
+func (d *decoding) httpOutcome(status int, flags bpf.AgentSpanFlags, panicType uint64) (int, string) {
+	if status == 0 && flags&bpf.AgentSpanFlagsSPAN_ABORTED == 0 {
+		status = http.StatusOK // what finishRequest is about to write
+	}
+	switch {
+	case flags&bpf.AgentSpanFlagsSPAN_PANIC != 0:
+		if name := d.errorType(panicType); name != "" {
+			return status, name
+		}
+		return status, "panic"
+	case flags&bpf.AgentSpanFlagsSPAN_GOEXIT != 0:
+		return status, "runtime.Goexit"
+	case status >= 500:
+		return status, strconv.Itoa(status)
+	}
+	return status, ""
+}
+
+// seriesMethods are the names of enum http_method.
+var seriesMethods = [bpf.AgentHttpMethodHTTP_METHODS]string{
+	"_OTHER", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "QUERY",
+}
+
+// httpServerSeries takes HTTP_DETAIL of bpf/nethttp.bpf.c apart.
+func httpServerSeries(d *decoding, key *bpf.AgentSeriesKey, s *bpf.AgentSeries) []attribute.KeyValue {
+	detail := key.Detail[0]
+	method := "_OTHER"
+	if m := int(detail >> 16 & 0xff); m < len(seriesMethods) {
+		method = seriesMethods[m]
+	}
+	scheme := "http"
+	if detail>>40&0xff != 0 {
+		scheme = "https"
+	}
+	attrs := []attribute.KeyValue{
+		attribute.String("http.request.method", method), attribute.String("url.scheme", scheme),
+	}
+	pattern, _ := textOf(s)
+	if route := routeOf(pattern); route != "" {
+		attrs = append(attrs, attribute.String("http.route", route))
+	}
+	if v := protoVersion(uint8(detail>>24), uint8(detail>>32)); v != "" {
+		attrs = append(attrs, attribute.String("network.protocol.version", v))
+	}
+	status, errorType := d.httpOutcome(int(detail&0xffff), bpf.AgentSpanFlags(detail>>48&0xff), key.ErrorType)
+	if status != 0 {
+		attrs = append(attrs, attribute.Int("http.response.status_code", status))
+	}
+	if errorType != "" {
+		attrs = append(attrs, attribute.String("error.type", errorType))
+	}
+	return attrs
+}
+
+func protoVersion(major, minor uint8) string {
+	switch {
+	case major == 1 && minor == 1:
+		return "1.1"
+	case major == 1 && minor == 0:
+		return "1.0"
+	case major == 2:
+		return "2"
+	}
+	return ""
 }
 
 // httpAddresses sets who talked to whom. client.address is the first hop that the

@@ -32,6 +32,7 @@ type reader struct {
 	sink    event.Sink
 	decode  *decoding
 	targets *targets
+	collect *collector
 
 	kinds   map[uint32]recordKind
 	decoded atomic.Uint64
@@ -45,10 +46,10 @@ type recordKind struct {
 	scope  *event.Scope
 }
 
-func newReader(ring *ringbuf.Reader, sink event.Sink, d *decoding, t *targets, version string) *reader {
-	r := &reader{ring: ring, sink: sink, decode: d, targets: t, kinds: map[uint32]recordKind{}}
+func newReader(ring *ringbuf.Reader, sink event.Sink, t *targets, c *collector, version string) *reader {
+	r := &reader{ring: ring, sink: sink, decode: newDecoding(), targets: t, collect: c, kinds: map[uint32]recordKind{}}
 	for _, lib := range libraries {
-		scope := &event.Scope{Name: "github.com/plainframework/agent/" + lib.name, Version: version}
+		scope := scopeOf(lib, version)
 		for kind, decode := range lib.records {
 			r.kinds[kind] = recordKind{decode, scope}
 		}
@@ -138,6 +139,7 @@ func (r *reader) handle(raw []byte) {
 		return
 	}
 	r.decode.end(span)
+	r.collect.exemplars.put(header.Series, span)
 	r.decoded.Add(1)
 	if len(r.batch) == cap(r.batch) {
 		r.flush()

@@ -37,8 +37,12 @@ type targets struct {
 	binaries []*executable // by id
 	exes     []*wantedExe
 	pids     []int
-	retired  [bpf.AgentCounterCOUNTERS]uint64 // of processes that are gone
+	past     [bpf.AgentCounterCOUNTERS]uint64 // counters of processes that are gone
 	detached bool
+
+	// retired is called when a process is gone for good, before what the kernel
+	// keeps of it is deleted.
+	retired func(tgid uint32)
 }
 
 // target is one process of a probed binary.
@@ -102,13 +106,13 @@ func (t *targets) start() error {
 }
 
 // run follows processes and paths until ctx is done.
-func (t *targets) run(ctx context.Context) error {
+func (t *targets) run(ctx context.Context) {
 	tick := time.NewTicker(rescan)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case p := <-t.watcher.Exits():
 			t.exited(p)
 		case <-t.started:
@@ -353,6 +357,7 @@ func (t *targets) retire(pid int, tg *target, before uint64) {
 		t.watcher.Untrack(tg.proc)
 		tg.proc.Close()
 	}
+	t.retired(uint32(pid))
 	open, err := t.kernel.purge(uint32(pid), before)
 	if err != nil {
 		t.log.Debug("open spans of a process that is gone stay in the kernel", "pid", pid, "error", err)
@@ -361,10 +366,10 @@ func (t *targets) retire(pid int, tg *target, before uint64) {
 	err = t.kernel.mapOf("processes").LookupAndDelete(uint32(pid), &p)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.retired[bpf.AgentCounterCOUNT_LOST_UNFINISHED] += open
+	t.past[bpf.AgentCounterCOUNT_LOST_UNFINISHED] += open
 	if err == nil {
 		for i, n := range p.Counters {
-			t.retired[i] += n
+			t.past[i] += n
 		}
 	}
 }
@@ -441,7 +446,7 @@ func (t *targets) status() Status {
 
 // count adds up the kernel's counters over processes that run and that are gone.
 func (t *targets) count(s *Status) {
-	total := t.retired
+	total := t.past
 	var pid uint32
 	var p bpf.AgentProcess
 	for it := t.kernel.mapOf("processes").Iterate(); it.Next(&pid, &p); {

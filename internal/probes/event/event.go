@@ -131,4 +131,7 @@ const (
 type Sink interface {
 	Spans([]Span) int
 	Logs([]Log) int
+	// Metrics takes one collection: what each series gained since the last one,
+	// and numbers beside it.
+	Metrics([]Histogram, []Number) int
 }

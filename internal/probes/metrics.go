@@ -1,0 +1,299 @@
+package probes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"go.opentelemetry.io/otel/attribute"
+
+	"github.com/plainframework/agent/bpf"
+	"github.com/plainframework/agent/internal/probes/event"
+)
+
+// metric is a histogram that the programs of a library fill.
+type metric struct {
+	kind                    uint32 // of the series' keys
+	slot                    int    // of the overflow histograms
+	name, unit, description string
+	bounds                  []float64 // s; those of bpf/metric.h
+	attributes              func(d *decoding, key *bpf.AgentSeriesKey, s *bpf.AgentSeries) []attribute.KeyValue
+}
+
+// Sizes of bpf/event.h, taken from the generated types.
+const (
+	metricSlots = len(bpf.AgentProcess{}.Overflow)
+	maxBuckets  = len(bpf.AgentHistogram{}.Counts)
+)
+
+// collector turns the kernel's cumulative histograms into what each gained since the
+// last collection. The kernel never resets them, so nothing that happens meanwhile is
+// lost or counted twice.
+type collector struct {
+	kernel  *kernel
+	targets *targets
+	sink    event.Sink
+	log     *slog.Logger
+	metrics map[uint32]*metric
+	scopes  map[uint32]*event.Scope
+
+	mu       sync.Mutex
+	decode   *decoding
+	seen     map[bpf.AgentSeriesKey]bpf.AgentHistogram
+	overflow map[uint32][metricSlots]bpf.AgentHistogram // by tgid
+	points   map[pointKey]*event.Histogram              // gathered since the last hand-over
+	last     int64                                      // Unix time of the last collection, ns
+
+	exemplars exemplars
+}
+
+// pointKey tells exported points apart: several series of the kernel may be one, such
+// as queries of the same summary.
+type pointKey struct {
+	process    *event.Process
+	metric     *metric
+	attributes attribute.Distinct
+}
+
+// exemplars keeps the last span that was exported of each series. The reader writes,
+// the collector takes.
+type exemplars struct {
+	mu sync.Mutex
+	of map[uint64]event.Exemplar // by AgentSeries.Id
+}
+
+func (e *exemplars) put(series uint64, span *event.Span) {
+	if series == 0 {
+		return
+	}
+	e.mu.Lock()
+	if e.of == nil {
+		e.of = map[uint64]event.Exemplar{}
+	}
+	e.of[series] = event.Exemplar{
+		Time: span.End, Value: float64(span.End-span.Start) / 1e9,
+		TraceID: span.TraceID, SpanID: span.SpanID,
+	}
+	e.mu.Unlock()
+}
+
+func (e *exemplars) take() map[uint64]event.Exemplar {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	taken := e.of
+	e.of = nil
+	return taken
+}
+
+func newCollector(k *kernel, t *targets, sink event.Sink, log *slog.Logger, version string) *collector {
+	c := &collector{
+		kernel: k, targets: t, sink: sink, log: log, decode: newDecoding(),
+		metrics: map[uint32]*metric{}, scopes: map[uint32]*event.Scope{},
+		seen:     map[bpf.AgentSeriesKey]bpf.AgentHistogram{},
+		overflow: map[uint32][metricSlots]bpf.AgentHistogram{},
+		points:   map[pointKey]*event.Histogram{},
+		last:     time.Now().UnixNano(),
+	}
+	for _, lib := range libraries {
+		for i := range lib.metrics {
+			c.metrics[lib.metrics[i].kind] = &lib.metrics[i]
+			c.scopes[lib.metrics[i].kind] = scopeOf(lib, version)
+		}
+	}
+	return c
+}
+
+// run collects at each interval until ctx is done. The caller collects once more when
+// the probes are detached.
+func (c *collector) run(ctx context.Context, interval time.Duration) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			c.collect()
+		}
+	}
+}
+
+// collect hands what every series gained to the sink.
+func (c *collector) collect() {
+	c.mu.Lock()
+	now := time.Now().UnixNano()
+	if err := c.gather(nil); err != nil {
+		c.log.Warn("metrics of this interval come with the next", "error", err)
+	}
+	points := make([]event.Histogram, 0, len(c.points))
+	for _, p := range c.points {
+		p.Start, p.End = c.last, now
+		points = append(points, *p)
+	}
+	c.points = map[pointKey]*event.Histogram{}
+	c.last = now
+	c.mu.Unlock()
+	if len(points) > 0 {
+		c.sink.Metrics(points, nil)
+	}
+}
+
+// retire gathers the last of a process that is gone, and frees its series.
+func (c *collector) retire(tgid uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.gather(&tgid); err != nil {
+		c.log.Warn("last metrics of a process are lost", "pid", tgid, "error", err)
+	}
+	delete(c.overflow, tgid)
+}
+
+// gather adds what series gained to the points: of all processes, or of one that is
+// gone, whose series it deletes.
+func (c *collector) gather(only *uint32) error {
+	series := c.kernel.mapOf("all_series")
+	exemplars := map[uint64]event.Exemplar{}
+	if only == nil {
+		exemplars = c.exemplars.take()
+	}
+	var dead []bpf.AgentSeriesKey
+	err := eachInBatches(series, func(key *bpf.AgentSeriesKey, s *bpf.AgentSeries) {
+		if only != nil {
+			if key.Tgid != *only {
+				return
+			}
+			dead = append(dead, *key)
+		}
+		c.addSeries(key, s, exemplars[s.Id])
+	})
+	for i := range dead {
+		_ = series.Delete(&dead[i]) // nobody else deletes; the process is gone
+		delete(c.seen, dead[i])
+	}
+	return errors.Join(err, c.gatherOverflow(only))
+}
+
+func (c *collector) addSeries(key *bpf.AgentSeriesKey, s *bpf.AgentSeries, exemplar event.Exemplar) {
+	m := c.metrics[key.Kind]
+	if m == nil || s.Id == 0 {
+		return // being made just now; the next collection has it
+	}
+	tg := c.targets.of(int(key.Tgid), s.Binary)
+	if tg == nil {
+		return
+	}
+	gained := histogramSince(&s.Histogram, c.seen[*key])
+	if gained.count == 0 {
+		return
+	}
+	c.seen[*key] = s.Histogram
+	c.decode.target = tg
+	p := c.point(tg.process, m, m.attributes(c.decode, key, s))
+	p.add(gained)
+	if exemplar.Time != 0 && len(p.Exemplars) < maxExemplars {
+		p.Exemplars = append(p.Exemplars, exemplar)
+	}
+}
+
+// maxExemplars of one point: series of the kernel that became one each bring one.
+const maxExemplars = 4
+
+// gatherOverflow adds what had no series of its own, under the attribute that the
+// OpenTelemetry SDKs use.
+func (c *collector) gatherOverflow(only *uint32) error {
+	processes := c.kernel.mapOf("processes")
+	overflow := []attribute.KeyValue{attribute.Bool("otel.metric.overflow", true)}
+	return eachInBatches(processes, func(tgid *uint32, p *bpf.AgentProcess) {
+		if only != nil && *tgid != *only {
+			return
+		}
+		seen := c.overflow[*tgid]
+		for _, m := range c.metrics {
+			gained := histogramSince(&p.Overflow[m.slot], seen[m.slot])
+			if gained.count == 0 {
+				continue
+			}
+			if tg := c.targets.of(int(*tgid), p.Binary); tg != nil {
+				c.point(tg.process, m, overflow).add(gained)
+			}
+		}
+		c.overflow[*tgid] = p.Overflow
+	})
+}
+
+func (c *collector) point(process *event.Process, m *metric, attributes []attribute.KeyValue) *point {
+	set := attribute.NewSet(attributes...)
+	key := pointKey{process, m, set.Equivalent()}
+	p := c.points[key]
+	if p == nil {
+		p = &event.Histogram{
+			Process: process, Scope: c.scopes[m.kind],
+			Name: m.name, Unit: m.unit, Description: m.description,
+			Attributes: set.ToSlice(), Bounds: m.bounds, Counts: make([]uint64, len(m.bounds)+1),
+		}
+		c.points[key] = p
+	}
+	return (*point)(p)
+}
+
+// point is a histogram that is being gathered.
+type point event.Histogram
+
+func (p *point) add(g gained) {
+	for i := range p.Counts {
+		p.Counts[i] += g.counts[i]
+	}
+	p.Sum += float64(g.sumNs) / 1e9
+}
+
+// gained is the difference of two readings of a histogram.
+type gained struct {
+	counts [maxBuckets]uint64
+	count  uint64
+	sumNs  uint64
+}
+
+func histogramSince(now *bpf.AgentHistogram, before bpf.AgentHistogram) (g gained) {
+	for i := range now.Counts {
+		g.counts[i] = now.Counts[i] - before.Counts[i]
+		g.count += g.counts[i]
+	}
+	g.sumNs = now.SumNs - before.SumNs
+	return g
+}
+
+// eachInBatches calls f for every entry of a hash map, some hundred a syscall. f may
+// keep neither of its arguments.
+func eachInBatches[K comparable, V any](m *ebpf.Map, f func(*K, *V)) error {
+	const batch = 256
+	keys, values := make([]K, batch), make([]V, batch)
+	var cursor ebpf.MapBatchCursor
+	done := map[K]bool{} // a map that changes meanwhile may show an entry again
+	for {
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
+		for i := range n {
+			if !done[keys[i]] {
+				done[keys[i]] = true
+				f(&keys[i], &values[i])
+			}
+		}
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read map: %w", err)
+		}
+	}
+}
+
+// textOf is a series' text; cut tells whether there was more of it.
+func textOf(s *bpf.AgentSeries) (text string, cut bool) {
+	n := min(int(s.TextLen), len(s.Text))
+	b := unsafe.Slice((*byte)(unsafe.Pointer(&s.Text[0])), n)
+	return validText(b), int(s.TextLen) > n
+}
