@@ -54,6 +54,13 @@ type AgentGoroutine struct {
 	Scratch    [512]uint8
 }
 
+type AgentGoroutineKey struct {
+	_       structs.HostLayout
+	Address uint64
+	Tgid    uint32
+	Pad     uint32
+}
+
 type AgentHeader uint32
 
 const (
@@ -78,6 +85,13 @@ type AgentHistogram struct {
 	Counts [16]uint64
 	SumNs  uint64
 }
+
+type AgentHttpEndSite uint32
+
+const (
+	AgentHttpEndSiteHTTP_FINISH_REQUEST AgentHttpEndSite = 0
+	AgentHttpEndSiteHTTP_CONNECTION_END AgentHttpEndSite = 1
+)
 
 type AgentHttpMethod uint32
 
@@ -120,6 +134,13 @@ const (
 	AgentHttpTextTEXT_TRACESTATE    AgentHttpText = 7
 	AgentHttpTextHTTP_TEXTS         AgentHttpText = 8
 )
+
+type AgentLineage struct {
+	_      structs.HostLayout
+	Goid   uint64
+	Owner  uint64
+	SpanId uint64
+}
 
 type AgentNethttpKind uint32
 
@@ -183,6 +204,8 @@ type AgentRuntimeLayout struct {
 	_               structs.HostLayout
 	G_goid          uint32
 	G_stackHi       uint32
+	G_m             uint32
+	M_curg          uint32
 	G_panic         uint32
 	PanicGoexit     uint32
 	PanicArg        uint32
@@ -238,13 +261,28 @@ const (
 	AgentSpanFlagsSPAN_TRUNCATED     AgentSpanFlags = 64
 )
 
+type AgentSqlEndSite uint32
+
+const (
+	AgentSqlEndSiteSQL_RETRY_RESULT   AgentSqlEndSite = 0
+	AgentSqlEndSiteSQL_RETRY_DECISION AgentSqlEndSite = 1
+	AgentSqlEndSiteSQL_RETRY_LAST     AgentSqlEndSite = 2
+	AgentSqlEndSiteSQL_ROWS           AgentSqlEndSite = 3
+	AgentSqlEndSiteSQL_RELEASE        AgentSqlEndSite = 4
+	AgentSqlEndSiteSQL_NO_CONNECTION  AgentSqlEndSite = 5
+	AgentSqlEndSiteSQL_RETURN_QUERY   AgentSqlEndSite = 6
+	AgentSqlEndSiteSQL_RETURN_EXEC    AgentSqlEndSite = 7
+)
+
 type AgentSqlHandle uint32
 
 const (
-	AgentSqlHandleSQL_DB   AgentSqlHandle = 0
-	AgentSqlHandleSQL_STMT AgentSqlHandle = 1
-	AgentSqlHandleSQL_TX   AgentSqlHandle = 2
-	AgentSqlHandleSQL_CONN AgentSqlHandle = 3
+	AgentSqlHandleSQL_DB           AgentSqlHandle = 0
+	AgentSqlHandleSQL_STMT         AgentSqlHandle = 1
+	AgentSqlHandleSQL_TX           AgentSqlHandle = 2
+	AgentSqlHandleSQL_CONN         AgentSqlHandle = 3
+	AgentSqlHandleSQL_HANDLE       AgentSqlHandle = 3
+	AgentSqlHandleSQL_VARIANT_EXEC AgentSqlHandle = 4
 )
 
 type AgentSqlKind uint32
@@ -327,42 +365,32 @@ const (
 	AgentMapContextTable            = "context_table"
 	AgentMapGoroutineTable          = "goroutine_table"
 	AgentMapGoroutines              = "goroutines"
+	AgentMapLineages                = "lineages"
 	AgentMapNethttpLayouts          = "nethttp_layouts"
 	AgentMapProcesses               = "processes"
 	AgentMapRing                    = "ring"
 	AgentMapRuntimeLayouts          = "runtime_layouts"
 	AgentMapSqlLayouts              = "sql_layouts"
 	AgentMapTypes                   = "types"
-	AgentProgNethttpConnectionEnd   = "nethttp_connection_end"
 	AgentProgNethttpRoute           = "nethttp_route"
 	AgentProgNethttpServerBegin     = "nethttp_server_begin"
 	AgentProgNethttpServerEnd       = "nethttp_server_end"
 	AgentProgProcessExec            = "process_exec"
-	AgentProgSqlConnExec            = "sql_conn_exec"
-	AgentProgSqlConnQuery           = "sql_conn_query"
-	AgentProgSqlDbExec              = "sql_db_exec"
-	AgentProgSqlDbQuery             = "sql_db_query"
-	AgentProgSqlNoConnection        = "sql_no_connection"
-	AgentProgSqlRelease             = "sql_release"
-	AgentProgSqlRetryDecision       = "sql_retry_decision"
-	AgentProgSqlRetryLast           = "sql_retry_last"
-	AgentProgSqlRetryResult         = "sql_retry_result"
-	AgentProgSqlReturnExec          = "sql_return_exec"
-	AgentProgSqlReturnQuery         = "sql_return_query"
-	AgentProgSqlRows                = "sql_rows"
-	AgentProgSqlStmtExec            = "sql_stmt_exec"
-	AgentProgSqlStmtQuery           = "sql_stmt_query"
-	AgentProgSqlTxExec              = "sql_tx_exec"
-	AgentProgSqlTxQuery             = "sql_tx_query"
+	AgentProgRuntimeNewproc         = "runtime_newproc"
+	AgentProgSqlBegin               = "sql_begin"
+	AgentProgSqlEnd                 = "sql_end"
 	AgentVarReferToCounter          = "refer_to_counter"
 	AgentVarReferToFrame            = "refer_to_frame"
 	AgentVarReferToGoroutine        = "refer_to_goroutine"
+	AgentVarReferToGoroutineKey     = "refer_to_goroutine_key"
 	AgentVarReferToHeader           = "refer_to_header"
 	AgentVarReferToHeaderValues     = "refer_to_header_values"
 	AgentVarReferToHistogram        = "refer_to_histogram"
+	AgentVarReferToHttpEndSite      = "refer_to_http_end_site"
 	AgentVarReferToHttpMethod       = "refer_to_http_method"
 	AgentVarReferToHttpServerRecord = "refer_to_http_server_record"
 	AgentVarReferToHttpText         = "refer_to_http_text"
+	AgentVarReferToLineage          = "refer_to_lineage"
 	AgentVarReferToNethttpKind      = "refer_to_nethttp_kind"
 	AgentVarReferToNethttpLayout    = "refer_to_nethttp_layout"
 	AgentVarReferToProcess          = "refer_to_process"
@@ -373,6 +401,7 @@ const (
 	AgentVarReferToSeriesKey        = "refer_to_series_key"
 	AgentVarReferToSettings         = "refer_to_settings"
 	AgentVarReferToSpanFlags        = "refer_to_span_flags"
+	AgentVarReferToSqlEndSite       = "refer_to_sql_end_site"
 	AgentVarReferToSqlHandle        = "refer_to_sql_handle"
 	AgentVarReferToSqlKind          = "refer_to_sql_kind"
 	AgentVarReferToSqlLayout        = "refer_to_sql_layout"
@@ -427,27 +456,13 @@ type AgentSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type AgentProgramSpecs struct {
-	NethttpConnectionEnd *ebpf.ProgramSpec `ebpf:"nethttp_connection_end"`
-	NethttpRoute         *ebpf.ProgramSpec `ebpf:"nethttp_route"`
-	NethttpServerBegin   *ebpf.ProgramSpec `ebpf:"nethttp_server_begin"`
-	NethttpServerEnd     *ebpf.ProgramSpec `ebpf:"nethttp_server_end"`
-	ProcessExec          *ebpf.ProgramSpec `ebpf:"process_exec"`
-	SqlConnExec          *ebpf.ProgramSpec `ebpf:"sql_conn_exec"`
-	SqlConnQuery         *ebpf.ProgramSpec `ebpf:"sql_conn_query"`
-	SqlDbExec            *ebpf.ProgramSpec `ebpf:"sql_db_exec"`
-	SqlDbQuery           *ebpf.ProgramSpec `ebpf:"sql_db_query"`
-	SqlNoConnection      *ebpf.ProgramSpec `ebpf:"sql_no_connection"`
-	SqlRelease           *ebpf.ProgramSpec `ebpf:"sql_release"`
-	SqlRetryDecision     *ebpf.ProgramSpec `ebpf:"sql_retry_decision"`
-	SqlRetryLast         *ebpf.ProgramSpec `ebpf:"sql_retry_last"`
-	SqlRetryResult       *ebpf.ProgramSpec `ebpf:"sql_retry_result"`
-	SqlReturnExec        *ebpf.ProgramSpec `ebpf:"sql_return_exec"`
-	SqlReturnQuery       *ebpf.ProgramSpec `ebpf:"sql_return_query"`
-	SqlRows              *ebpf.ProgramSpec `ebpf:"sql_rows"`
-	SqlStmtExec          *ebpf.ProgramSpec `ebpf:"sql_stmt_exec"`
-	SqlStmtQuery         *ebpf.ProgramSpec `ebpf:"sql_stmt_query"`
-	SqlTxExec            *ebpf.ProgramSpec `ebpf:"sql_tx_exec"`
-	SqlTxQuery           *ebpf.ProgramSpec `ebpf:"sql_tx_query"`
+	NethttpRoute       *ebpf.ProgramSpec `ebpf:"nethttp_route"`
+	NethttpServerBegin *ebpf.ProgramSpec `ebpf:"nethttp_server_begin"`
+	NethttpServerEnd   *ebpf.ProgramSpec `ebpf:"nethttp_server_end"`
+	ProcessExec        *ebpf.ProgramSpec `ebpf:"process_exec"`
+	RuntimeNewproc     *ebpf.ProgramSpec `ebpf:"runtime_newproc"`
+	SqlBegin           *ebpf.ProgramSpec `ebpf:"sql_begin"`
+	SqlEnd             *ebpf.ProgramSpec `ebpf:"sql_end"`
 }
 
 // AgentMapSpecs contains maps before they are loaded into the kernel.
@@ -459,6 +474,7 @@ type AgentMapSpecs struct {
 	ContextTable   *ebpf.MapSpec `ebpf:"context_table"`
 	GoroutineTable *ebpf.MapSpec `ebpf:"goroutine_table"`
 	Goroutines     *ebpf.MapSpec `ebpf:"goroutines"`
+	Lineages       *ebpf.MapSpec `ebpf:"lineages"`
 	NethttpLayouts *ebpf.MapSpec `ebpf:"nethttp_layouts"`
 	Processes      *ebpf.MapSpec `ebpf:"processes"`
 	Ring           *ebpf.MapSpec `ebpf:"ring"`
@@ -474,12 +490,15 @@ type AgentVariableSpecs struct {
 	ReferToCounter          *ebpf.VariableSpec `ebpf:"refer_to_counter"`
 	ReferToFrame            *ebpf.VariableSpec `ebpf:"refer_to_frame"`
 	ReferToGoroutine        *ebpf.VariableSpec `ebpf:"refer_to_goroutine"`
+	ReferToGoroutineKey     *ebpf.VariableSpec `ebpf:"refer_to_goroutine_key"`
 	ReferToHeader           *ebpf.VariableSpec `ebpf:"refer_to_header"`
 	ReferToHeaderValues     *ebpf.VariableSpec `ebpf:"refer_to_header_values"`
 	ReferToHistogram        *ebpf.VariableSpec `ebpf:"refer_to_histogram"`
+	ReferToHttpEndSite      *ebpf.VariableSpec `ebpf:"refer_to_http_end_site"`
 	ReferToHttpMethod       *ebpf.VariableSpec `ebpf:"refer_to_http_method"`
 	ReferToHttpServerRecord *ebpf.VariableSpec `ebpf:"refer_to_http_server_record"`
 	ReferToHttpText         *ebpf.VariableSpec `ebpf:"refer_to_http_text"`
+	ReferToLineage          *ebpf.VariableSpec `ebpf:"refer_to_lineage"`
 	ReferToNethttpKind      *ebpf.VariableSpec `ebpf:"refer_to_nethttp_kind"`
 	ReferToNethttpLayout    *ebpf.VariableSpec `ebpf:"refer_to_nethttp_layout"`
 	ReferToProcess          *ebpf.VariableSpec `ebpf:"refer_to_process"`
@@ -490,6 +509,7 @@ type AgentVariableSpecs struct {
 	ReferToSeriesKey        *ebpf.VariableSpec `ebpf:"refer_to_series_key"`
 	ReferToSettings         *ebpf.VariableSpec `ebpf:"refer_to_settings"`
 	ReferToSpanFlags        *ebpf.VariableSpec `ebpf:"refer_to_span_flags"`
+	ReferToSqlEndSite       *ebpf.VariableSpec `ebpf:"refer_to_sql_end_site"`
 	ReferToSqlHandle        *ebpf.VariableSpec `ebpf:"refer_to_sql_handle"`
 	ReferToSqlKind          *ebpf.VariableSpec `ebpf:"refer_to_sql_kind"`
 	ReferToSqlLayout        *ebpf.VariableSpec `ebpf:"refer_to_sql_layout"`
@@ -527,6 +547,7 @@ type AgentMaps struct {
 	ContextTable   *ebpf.Map `ebpf:"context_table"`
 	GoroutineTable *ebpf.Map `ebpf:"goroutine_table"`
 	Goroutines     *ebpf.Map `ebpf:"goroutines"`
+	Lineages       *ebpf.Map `ebpf:"lineages"`
 	NethttpLayouts *ebpf.Map `ebpf:"nethttp_layouts"`
 	Processes      *ebpf.Map `ebpf:"processes"`
 	Ring           *ebpf.Map `ebpf:"ring"`
@@ -542,6 +563,7 @@ func (m *AgentMaps) Close() error {
 		m.ContextTable,
 		m.GoroutineTable,
 		m.Goroutines,
+		m.Lineages,
 		m.NethttpLayouts,
 		m.Processes,
 		m.Ring,
@@ -558,12 +580,15 @@ type AgentVariables struct {
 	ReferToCounter          *ebpf.Variable `ebpf:"refer_to_counter"`
 	ReferToFrame            *ebpf.Variable `ebpf:"refer_to_frame"`
 	ReferToGoroutine        *ebpf.Variable `ebpf:"refer_to_goroutine"`
+	ReferToGoroutineKey     *ebpf.Variable `ebpf:"refer_to_goroutine_key"`
 	ReferToHeader           *ebpf.Variable `ebpf:"refer_to_header"`
 	ReferToHeaderValues     *ebpf.Variable `ebpf:"refer_to_header_values"`
 	ReferToHistogram        *ebpf.Variable `ebpf:"refer_to_histogram"`
+	ReferToHttpEndSite      *ebpf.Variable `ebpf:"refer_to_http_end_site"`
 	ReferToHttpMethod       *ebpf.Variable `ebpf:"refer_to_http_method"`
 	ReferToHttpServerRecord *ebpf.Variable `ebpf:"refer_to_http_server_record"`
 	ReferToHttpText         *ebpf.Variable `ebpf:"refer_to_http_text"`
+	ReferToLineage          *ebpf.Variable `ebpf:"refer_to_lineage"`
 	ReferToNethttpKind      *ebpf.Variable `ebpf:"refer_to_nethttp_kind"`
 	ReferToNethttpLayout    *ebpf.Variable `ebpf:"refer_to_nethttp_layout"`
 	ReferToProcess          *ebpf.Variable `ebpf:"refer_to_process"`
@@ -574,6 +599,7 @@ type AgentVariables struct {
 	ReferToSeriesKey        *ebpf.Variable `ebpf:"refer_to_series_key"`
 	ReferToSettings         *ebpf.Variable `ebpf:"refer_to_settings"`
 	ReferToSpanFlags        *ebpf.Variable `ebpf:"refer_to_span_flags"`
+	ReferToSqlEndSite       *ebpf.Variable `ebpf:"refer_to_sql_end_site"`
 	ReferToSqlHandle        *ebpf.Variable `ebpf:"refer_to_sql_handle"`
 	ReferToSqlKind          *ebpf.Variable `ebpf:"refer_to_sql_kind"`
 	ReferToSqlLayout        *ebpf.Variable `ebpf:"refer_to_sql_layout"`
@@ -590,52 +616,24 @@ type AgentVariables struct {
 //
 // It can be passed to LoadAgentObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AgentPrograms struct {
-	NethttpConnectionEnd *ebpf.Program `ebpf:"nethttp_connection_end"`
-	NethttpRoute         *ebpf.Program `ebpf:"nethttp_route"`
-	NethttpServerBegin   *ebpf.Program `ebpf:"nethttp_server_begin"`
-	NethttpServerEnd     *ebpf.Program `ebpf:"nethttp_server_end"`
-	ProcessExec          *ebpf.Program `ebpf:"process_exec"`
-	SqlConnExec          *ebpf.Program `ebpf:"sql_conn_exec"`
-	SqlConnQuery         *ebpf.Program `ebpf:"sql_conn_query"`
-	SqlDbExec            *ebpf.Program `ebpf:"sql_db_exec"`
-	SqlDbQuery           *ebpf.Program `ebpf:"sql_db_query"`
-	SqlNoConnection      *ebpf.Program `ebpf:"sql_no_connection"`
-	SqlRelease           *ebpf.Program `ebpf:"sql_release"`
-	SqlRetryDecision     *ebpf.Program `ebpf:"sql_retry_decision"`
-	SqlRetryLast         *ebpf.Program `ebpf:"sql_retry_last"`
-	SqlRetryResult       *ebpf.Program `ebpf:"sql_retry_result"`
-	SqlReturnExec        *ebpf.Program `ebpf:"sql_return_exec"`
-	SqlReturnQuery       *ebpf.Program `ebpf:"sql_return_query"`
-	SqlRows              *ebpf.Program `ebpf:"sql_rows"`
-	SqlStmtExec          *ebpf.Program `ebpf:"sql_stmt_exec"`
-	SqlStmtQuery         *ebpf.Program `ebpf:"sql_stmt_query"`
-	SqlTxExec            *ebpf.Program `ebpf:"sql_tx_exec"`
-	SqlTxQuery           *ebpf.Program `ebpf:"sql_tx_query"`
+	NethttpRoute       *ebpf.Program `ebpf:"nethttp_route"`
+	NethttpServerBegin *ebpf.Program `ebpf:"nethttp_server_begin"`
+	NethttpServerEnd   *ebpf.Program `ebpf:"nethttp_server_end"`
+	ProcessExec        *ebpf.Program `ebpf:"process_exec"`
+	RuntimeNewproc     *ebpf.Program `ebpf:"runtime_newproc"`
+	SqlBegin           *ebpf.Program `ebpf:"sql_begin"`
+	SqlEnd             *ebpf.Program `ebpf:"sql_end"`
 }
 
 func (p *AgentPrograms) Close() error {
 	return _AgentClose(
-		p.NethttpConnectionEnd,
 		p.NethttpRoute,
 		p.NethttpServerBegin,
 		p.NethttpServerEnd,
 		p.ProcessExec,
-		p.SqlConnExec,
-		p.SqlConnQuery,
-		p.SqlDbExec,
-		p.SqlDbQuery,
-		p.SqlNoConnection,
-		p.SqlRelease,
-		p.SqlRetryDecision,
-		p.SqlRetryLast,
-		p.SqlRetryResult,
-		p.SqlReturnExec,
-		p.SqlReturnQuery,
-		p.SqlRows,
-		p.SqlStmtExec,
-		p.SqlStmtQuery,
-		p.SqlTxExec,
-		p.SqlTxQuery,
+		p.RuntimeNewproc,
+		p.SqlBegin,
+		p.SqlEnd,
 	)
 }
 

@@ -24,11 +24,26 @@ enum sql_kind {
 	RECORD_SQL = RECORD_LIBRARY(2),
 };
 
+/* Variants of sql_begin: what the operation is called on, and which one it is. */
 enum sql_handle {
 	SQL_DB,
 	SQL_STMT,
 	SQL_TX,
 	SQL_CONN,
+	SQL_HANDLE = 3,
+	SQL_VARIANT_EXEC = 4,
+};
+
+/* Variants of sql_end: which site it is, and so where the error is. */
+enum sql_end_site {
+	SQL_RETRY_RESULT, /* in (*DB).retry after a try: err in words 0 and 1 */
+	SQL_RETRY_DECISION, /* after errors.Is(err, driver.ErrBadConn): a bool */
+	SQL_RETRY_LAST, /* after the last try: err in words 0 and 1 */
+	SQL_ROWS, /* (*Rows).initContextClose: a query succeeded */
+	SQL_RELEASE, /* closemuRUnlock...-fm(err): an exec ended, a query failed */
+	SQL_NO_CONNECTION, /* grabConn returned (dc, release, err): err in words 2 and 3 */
+	SQL_RETURN_QUERY, /* RET up to Go 1.19: (rows, err) */
+	SQL_RETURN_EXEC, /* RET up to Go 1.19: (result iface, err) */
 };
 
 struct sql_layout {
@@ -91,7 +106,10 @@ static __always_inline struct sql_layout *sql_layout(const struct probe *p)
 	return bpf_map_lookup_elem(&sql_layouts, &p->binary);
 }
 
-static __always_inline int sql_begin(struct pt_regs *ctx, u32 handle, u64 state)
+/* (handle, ctx iface, query string, args); a Stmt has its query in itself. The
+ * variant says what the handle is. */
+SEC("uprobe")
+int sql_begin(struct pt_regs *ctx)
 {
 	struct runtime_layout *rt;
 	struct sql_layout *l;
@@ -99,11 +117,16 @@ static __always_inline int sql_begin(struct pt_regs *ctx, u32 handle, u64 state)
 	struct go_string query;
 	struct frame *f;
 	struct probe p;
-	u64 object = GO_REG0(ctx), db = object, depth;
+	u64 object = GO_REG0(ctx), db = object, state = 0, depth;
+	u32 handle;
 
-	/* (handle, ctx iface, query string, args); a Stmt has its query in itself */
 	if (!probe_enter(ctx, &p))
 		return 0;
+	handle = p.variant & SQL_HANDLE;
+	if (p.variant & SQL_VARIANT_EXEC)
+		state |= SQL_EXEC;
+	if (handle == SQL_TX || handle == SQL_CONN)
+		state |= SQL_DIRECT;
 	l = sql_layout(&p);
 	rt = runtime_layout(&p);
 	if (!l || !rt)
@@ -140,54 +163,6 @@ static __always_inline int sql_begin(struct pt_regs *ctx, u32 handle, u64 state)
 	f->object[SQL_OBJECT_TEXT_LEN] = query.len;
 	f->object[SQL_OBJECT_STATE] = state;
 	return 0;
-}
-
-SEC("uprobe")
-int sql_db_query(struct pt_regs *ctx)
-{
-	return sql_begin(ctx, SQL_DB, 0);
-}
-
-SEC("uprobe")
-int sql_db_exec(struct pt_regs *ctx)
-{
-	return sql_begin(ctx, SQL_DB, SQL_EXEC);
-}
-
-SEC("uprobe")
-int sql_stmt_query(struct pt_regs *ctx)
-{
-	return sql_begin(ctx, SQL_STMT, 0);
-}
-
-SEC("uprobe")
-int sql_stmt_exec(struct pt_regs *ctx)
-{
-	return sql_begin(ctx, SQL_STMT, SQL_EXEC);
-}
-
-SEC("uprobe")
-int sql_tx_query(struct pt_regs *ctx)
-{
-	return sql_begin(ctx, SQL_TX, SQL_DIRECT);
-}
-
-SEC("uprobe")
-int sql_tx_exec(struct pt_regs *ctx)
-{
-	return sql_begin(ctx, SQL_TX, SQL_DIRECT | SQL_EXEC);
-}
-
-SEC("uprobe")
-int sql_conn_query(struct pt_regs *ctx)
-{
-	return sql_begin(ctx, SQL_CONN, SQL_DIRECT);
-}
-
-SEC("uprobe")
-int sql_conn_exec(struct pt_regs *ctx)
-{
-	return sql_begin(ctx, SQL_CONN, SQL_DIRECT | SQL_EXEC);
 }
 
 /* Names what is known at the end of an operation. */
@@ -330,141 +305,78 @@ static __always_inline void sql_measure(const struct probe *p, struct goroutine 
 			    e->end_ns - f->start_ns, db_bounds, sizeof(db_bounds) / sizeof(u64));
 }
 
-/* Who fired, in what operation. */
-struct sql_site {
-	struct probe p;
-	struct sql_layout *l;
-	struct goroutine *g;
-	struct frame *f;
-};
-
-/* Finds the innermost span if it is an operation of this kind (SQL_DIRECT or 0). */
-static __always_inline bool sql_enter(struct pt_regs *ctx, u64 direct, struct sql_site *s)
-{
-	struct runtime_layout *rt;
-
-	if (!probe_enter(ctx, &s->p))
-		return false;
-	s->l = sql_layout(&s->p);
-	rt = runtime_layout(&s->p);
-	if (!s->l || !rt)
-		return false;
-	s->g = goroutine_find(&s->p, rt, s->p.goroutine);
-	s->f = s->g ? span_innermost(s->g) : NULL;
-	return s->f && s->f->kind == RECORD_SQL &&
-	       (s->f->object[SQL_OBJECT_STATE] & SQL_DIRECT) == direct;
-}
-
-static __always_inline void sql_end(struct sql_site *s, u64 error_tab, u64 error_data)
+static __always_inline void sql_finish(const struct probe *p, const struct sql_layout *l,
+				       struct goroutine *g, struct frame *f, u64 error_tab,
+				       u64 error_data)
 {
 	struct sql_ending e = {};
 
 	e.end_ns = bpf_ktime_get_ns();
-	e.process = process_of(&s->p);
+	e.process = process_of(p);
 	if (e.process) {
-		e.error_type = go_type_of(error_tab, s->p.bias);
-		sql_error(&e, &s->p, error_data);
-		sql_driver(&e, &s->p, s->l, s->f->object[SQL_OBJECT_DB]);
-		sql_measure(&s->p, s->g, s->f, &e);
-		if (s->g->sampled)
-			sql_emit(&s->p, s->g, s->f, &e);
+		e.error_type = go_type_of(error_tab, p->bias);
+		sql_error(&e, p, error_data);
+		sql_driver(&e, p, l, f->object[SQL_OBJECT_DB]);
+		sql_measure(p, g, f, &e);
+		if (g->sampled)
+			sql_emit(p, g, f, &e);
 		else
 			count_in(e.process, COUNT_SAMPLED_OUT, 1);
 	}
-	span_pop(&s->p, s->g);
+	span_pop(p, g);
 }
 
-/* In (*DB).retry, after a try: err in the first two registers. */
-SEC("uprobe")
-int sql_retry_result(struct pt_regs *ctx)
+static __always_inline bool sql_site_is_direct(u32 site)
 {
-	struct sql_site s;
+	return site == SQL_ROWS || site == SQL_RELEASE || site == SQL_NO_CONNECTION;
+}
 
-	if (!sql_enter(ctx, 0, &s))
+/* Ends the innermost span if it is an operation that this site can end. */
+SEC("uprobe")
+int sql_end(struct pt_regs *ctx)
+{
+	struct runtime_layout *rt;
+	struct sql_layout *l;
+	struct goroutine *g;
+	struct frame *f;
+	struct probe p;
+	u64 words[4], error_tab, error_data;
+
+	if (!probe_enter(ctx, &p))
 		return 0;
-	if (!GO_REG0(ctx)) {
-		sql_end(&s, 0, 0);
+	go_results(ctx, words);
+	error_tab = words[0];
+	error_data = words[1];
+	if (p.variant == SQL_RETRY_DECISION && (error_tab & 0xff))
+		return 0; /* a bad connection: the next try follows */
+	l = sql_layout(&p);
+	rt = runtime_layout(&p);
+	if (!l || !rt)
+		return 0;
+	g = goroutine_find(&p, rt, p.goroutine);
+	f = g ? span_innermost(g) : NULL;
+	if (!f || f->kind != RECORD_SQL ||
+	    !(f->object[SQL_OBJECT_STATE] & SQL_DIRECT) == sql_site_is_direct(p.variant))
+		return 0;
+
+	if (p.variant == SQL_RETRY_RESULT && error_tab) {
+		/* Whether this was the last try is decided after errors.Is. */
+		f->object[SQL_OBJECT_ERROR_TAB] = error_tab;
+		f->object[SQL_OBJECT_ERROR_DATA] = error_data;
 		return 0;
 	}
-	s.f->object[SQL_OBJECT_ERROR_TAB] = GO_REG0(ctx);
-	s.f->object[SQL_OBJECT_ERROR_DATA] = GO_REG1(ctx);
-	return 0;
-}
-
-/* In (*DB).retry, after errors.Is(err, driver.ErrBadConn): a bool. */
-SEC("uprobe")
-int sql_retry_decision(struct pt_regs *ctx)
-{
-	struct sql_site s;
-
-	if (!(GO_REG0(ctx) & 0xff) && sql_enter(ctx, 0, &s))
-		sql_end(&s, s.f->object[SQL_OBJECT_ERROR_TAB],
-			s.f->object[SQL_OBJECT_ERROR_DATA]);
-	return 0;
-}
-
-/* In (*DB).retry, after the last try: err in the first two registers. */
-SEC("uprobe")
-int sql_retry_last(struct pt_regs *ctx)
-{
-	struct sql_site s;
-
-	if (sql_enter(ctx, 0, &s))
-		sql_end(&s, GO_REG0(ctx), GO_REG1(ctx));
-	return 0;
-}
-
-/* (*Rows).initContextClose: a query of a Tx or Conn succeeded. */
-SEC("uprobe")
-int sql_rows(struct pt_regs *ctx)
-{
-	struct sql_site s;
-
-	if (sql_enter(ctx, SQL_DIRECT, &s))
-		sql_end(&s, 0, 0);
-	return 0;
-}
-
-/* closemuRUnlock...-fm(err): a Tx or Conn gives its connection back. */
-SEC("uprobe")
-int sql_release(struct pt_regs *ctx)
-{
-	struct sql_site s;
-
-	if (sql_enter(ctx, SQL_DIRECT, &s))
-		sql_end(&s, GO_REG0(ctx), GO_REG1(ctx));
-	return 0;
-}
-
-/* After (dc, release, err) of grabConn, where err is not nil. */
-SEC("uprobe")
-int sql_no_connection(struct pt_regs *ctx)
-{
-	struct sql_site s;
-
-	if (sql_enter(ctx, SQL_DIRECT, &s))
-		sql_end(&s, GO_REG2(ctx), GO_REG3(ctx));
-	return 0;
-}
-
-/* RET of (*DB|Stmt).QueryContext before Go 1.20: (rows, err). */
-SEC("uprobe")
-int sql_return_query(struct pt_regs *ctx)
-{
-	struct sql_site s;
-
-	if (sql_enter(ctx, 0, &s))
-		sql_end(&s, GO_REG1(ctx), GO_REG2(ctx));
-	return 0;
-}
-
-/* RET of (*DB|Stmt).ExecContext before Go 1.20: (result iface, err). */
-SEC("uprobe")
-int sql_return_exec(struct pt_regs *ctx)
-{
-	struct sql_site s;
-
-	if (sql_enter(ctx, 0, &s))
-		sql_end(&s, GO_REG2(ctx), GO_REG3(ctx));
+	if (p.variant == SQL_RETRY_DECISION) {
+		error_tab = f->object[SQL_OBJECT_ERROR_TAB];
+		error_data = f->object[SQL_OBJECT_ERROR_DATA];
+	} else if (p.variant == SQL_ROWS) {
+		error_tab = 0;
+	} else if (p.variant == SQL_NO_CONNECTION || p.variant == SQL_RETURN_EXEC) {
+		error_tab = words[2];
+		error_data = words[3];
+	} else if (p.variant == SQL_RETURN_QUERY) {
+		error_tab = words[1];
+		error_data = words[2];
+	}
+	sql_finish(&p, l, g, f, error_tab, error_data);
 	return 0;
 }

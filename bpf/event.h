@@ -136,6 +136,8 @@ struct type_info {
 struct runtime_layout {
 	u32 g_goid;
 	u32 g_stack_hi;
+	u32 g_m; /* 0: unknown, goroutines are not followed */
+	u32 m_curg;
 	u32 g_panic; /* 0: unknown */
 	u32 panic_goexit;
 	u32 panic_arg;

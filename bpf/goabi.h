@@ -71,6 +71,20 @@ struct pt_regs {
 #error "unsupported architecture"
 #endif
 
+/* The first words of arguments or results. The barriers keep the compiler from loading
+ * one of them by a variable offset into ctx, which the verifier refuses. */
+static __always_inline void go_results(struct pt_regs *ctx, u64 words[4])
+{
+	words[0] = GO_REG0(ctx);
+	barrier_var(words[0]);
+	words[1] = GO_REG1(ctx);
+	barrier_var(words[1]);
+	words[2] = GO_REG2(ctx);
+	barrier_var(words[2]);
+	words[3] = GO_REG3(ctx);
+	barrier_var(words[3]);
+}
+
 /* struct runtime.iface: an itab whose second word is the dynamic type. */
 struct go_iface {
 	u64 tab;

@@ -127,6 +127,27 @@ struct {
 	__type(value, struct table_bucket);
 } context_table SEC(".maps");
 
+struct goroutine_key {
+	u64 address; /* of the g */
+	u32 tgid;
+	u32 pad;
+};
+
+/* Which open span a goroutine was started below. */
+struct lineage {
+	u64 goid;
+	u64 owner; /* address of the g that holds the span */
+	u64 span_id;
+};
+
+/* LRU: an entry that is evicted only leaves a span without its parent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct goroutine_key);
+	__type(value, struct lineage);
+} lineages SEC(".maps");
+
 /* One for all CPUs, updated atomically: a copy for each of 128 CPUs would be 128
  * times the memory for histograms of which most are updated now and then. */
 struct {

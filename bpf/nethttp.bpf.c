@@ -435,6 +435,33 @@ pop:
 	span_pop(p, g);
 }
 
+/* Variants of nethttp_server_end. */
+enum http_end_site {
+	HTTP_FINISH_REQUEST, /* (*response).finishRequest(w) */
+	HTTP_CONNECTION_END, /* (*conn).serve.func1(), deferred */
+};
+
+/* Why a request ends with its connection, as flags of the span. */
+static __always_inline u32 nethttp_abort(const struct probe *p, const struct nethttp_layout *l,
+					 const struct runtime_layout *rt, u64 response,
+					 u64 *panic_type)
+{
+	u64 conn = go_word(response + l->response_conn);
+	u64 panic = rt->g_panic ? go_word(p->goroutine + rt->g_panic) : 0;
+	u32 flags = SPAN_ABORTED;
+
+	if (go_byte(conn + l->conn_hijacked))
+		flags |= SPAN_HIJACKED;
+	if (!panic)
+		return flags;
+	if (go_byte(panic + rt->panic_goexit))
+		return flags | SPAN_GOEXIT;
+	*panic_type = go_word(panic + rt->panic_arg);
+	if (*panic_type)
+		*panic_type -= p->bias;
+	return flags | SPAN_PANIC;
+}
+
 SEC("uprobe")
 int nethttp_server_end(struct pt_regs *ctx)
 {
@@ -442,34 +469,9 @@ int nethttp_server_end(struct pt_regs *ctx)
 	struct runtime_layout *rt;
 	struct goroutine *g;
 	struct probe p;
+	u64 response, panic_type = 0;
+	u32 flags = 0;
 
-	/* (*response).finishRequest(w) */
-	if (!probe_enter(ctx, &p))
-		return 0;
-	l = nethttp_layout(&p);
-	rt = runtime_layout(&p);
-	if (!l || !rt)
-		return 0;
-	g = goroutine_find(&p, rt, p.goroutine);
-	/* "Expectation failed" finishes a response that never began. */
-	if (!g || g->frames[0].kind != RECORD_HTTP_SERVER ||
-	    g->frames[0].object[SERVER_RESPONSE] != GO_REG0(ctx))
-		return 0;
-	nethttp_end(&p, l, rt, g, 0, 0);
-	return 0;
-}
-
-SEC("uprobe")
-int nethttp_connection_end(struct pt_regs *ctx)
-{
-	struct nethttp_layout *l;
-	struct runtime_layout *rt;
-	struct goroutine *g;
-	struct probe p;
-	u32 flags = SPAN_ABORTED;
-	u64 conn, panic, panic_type = 0;
-
-	/* (*conn).serve.func1(), deferred */
 	if (!probe_enter(ctx, &p))
 		return 0;
 	l = nethttp_layout(&p);
@@ -479,18 +481,11 @@ int nethttp_connection_end(struct pt_regs *ctx)
 	g = goroutine_find(&p, rt, p.goroutine);
 	if (!g || g->frames[0].kind != RECORD_HTTP_SERVER)
 		return 0;
-	conn = go_word(g->frames[0].object[SERVER_RESPONSE] + l->response_conn);
-	if (go_byte(conn + l->conn_hijacked))
-		flags |= SPAN_HIJACKED;
-	panic = rt->g_panic ? go_word(p.goroutine + rt->g_panic) : 0;
-	if (panic && go_byte(panic + rt->panic_goexit)) {
-		flags |= SPAN_GOEXIT;
-	} else if (panic) {
-		flags |= SPAN_PANIC;
-		panic_type = go_word(panic + rt->panic_arg);
-		if (panic_type)
-			panic_type -= p.bias;
-	}
+	response = g->frames[0].object[SERVER_RESPONSE];
+	if (p.variant == HTTP_CONNECTION_END)
+		flags = nethttp_abort(&p, l, rt, response, &panic_type);
+	else if (response != GO_REG0(ctx))
+		return 0; /* "Expectation failed" finishes what never began */
 	nethttp_end(&p, l, rt, g, flags, panic_type);
 	return 0;
 }

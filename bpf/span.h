@@ -277,20 +277,40 @@ static __always_inline struct frame *span_push(const struct probe *p, struct gor
 	return f;
 }
 
-/* Begins a client span: below the innermost open span of the goroutine, else below
- * the span that its context stems from, else as a root. */
+/* The goroutine whose open span this one belongs below, by what it was handed or by who
+ * started it; NULL if there is none. */
+static __always_inline struct goroutine *span_owner(const struct probe *p,
+						    const struct runtime_layout *rt,
+						    u64 context_itab, u64 context_data)
+{
+	struct goroutine_key key = { .address = p->goroutine, .tgid = p->tgid };
+	u64 address = context_owner(p, context_itab, context_data);
+	struct lineage *l;
+	struct goroutine *g;
+
+	if (address)
+		return goroutine_find(p, rt, address);
+	if (!rt->g_m)
+		return NULL;
+	l = bpf_map_lookup_elem(&lineages, &key);
+	if (!l || l->goid != go_word(p->goroutine + rt->g_goid))
+		return NULL;
+	g = goroutine_find(p, rt, l->owner);
+	return g && g->frames[0].span_id == l->span_id ? g : NULL;
+}
+
+/* Begins a client span: below the innermost open span of the goroutine, else below the
+ * span that its context or its starter has open, else as a root. */
 static __always_inline struct frame *span_begin_child(const struct probe *p,
 						      const struct runtime_layout *rt, u32 kind,
 						      u64 context_itab, u64 context_data)
 {
-	struct goroutine *g, *owner = NULL;
-	u64 parent_id = 0, address;
+	struct goroutine *g, *owner;
+	u64 parent_id = 0;
 
 	g = goroutine_find(p, rt, p->goroutine);
 	if (!g) {
-		address = context_owner(p, context_itab, context_data);
-		if (address)
-			owner = goroutine_find(p, rt, address);
+		owner = span_owner(p, rt, context_itab, context_data);
 		g = goroutine_add(p, rt);
 		if (!g) {
 			count(p, COUNT_LOST_GOROUTINES_FULL, 1);

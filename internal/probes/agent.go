@@ -49,35 +49,36 @@ type Agent struct {
 // New loads the BPF programs and attaches them to what Options name; whatever a
 // target does from then on waits in the ring until Run. An error is about what was
 // asked for: a PID that is gone, a path that is a directory, a missing capability.
-func New(o Options, sink event.Sink, log *slog.Logger) (a *Agent, err error) {
-	a = &Agent{log: log, options: o}
-	defer func() {
-		if err != nil {
-			a.Close()
-		}
-	}()
-	if a.kernel, err = loadKernel(o); err != nil {
+func New(o Options, sink event.Sink, log *slog.Logger) (*Agent, error) {
+	a := &Agent{log: log, options: o}
+	if err := a.start(sink); err != nil {
+		a.Close()
 		return nil, err
+	}
+	return a, nil
+}
+
+func (a *Agent) start(sink event.Sink) (err error) {
+	o, log := a.options, a.log
+	if a.kernel, err = loadKernel(o); err != nil {
+		return err
 	}
 	if err := a.kernel.configure(o); err != nil {
-		return nil, err
+		return err
 	}
 	if a.ring, err = ringbuf.NewReader(a.kernel.mapOf("ring")); err != nil {
-		return nil, fmt.Errorf("open ring buffer: %w", err)
+		return fmt.Errorf("open ring buffer: %w", err)
 	}
 	if a.exec, err = a.kernel.attachExec(); err != nil {
 		log.Warn("new processes are found by scanning, not at once", "error", err)
 	}
 	if a.targets, err = newTargets(a.kernel, o, log); err != nil {
-		return nil, err
+		return err
 	}
 	a.collect = newCollector(a.kernel, a.targets, sink, log, o.Version)
 	a.targets.retired = a.collect.retire
 	a.reader = newReader(a.ring, sink, a.targets, a.collect, o.Version)
-	if err := a.targets.start(); err != nil {
-		return nil, err
-	}
-	return a, nil
+	return a.targets.start()
 }
 
 // Run follows the targets and hands their spans to the sink until ctx is done. Then it

@@ -20,10 +20,12 @@ import (
 var databaseSQL = library{
 	name: "database/sql",
 	groups: []group{
-		sqlThroughRetry("DB", "db"), sqlThroughRetry("Stmt", "stmt"),
-		sqlThroughReturn("DB", "db"), sqlThroughReturn("Stmt", "stmt"),
-		sqlDirect("Tx", "tx", "closemuRUnlockRelease"),
-		sqlDirect("Conn", "conn", "closemuRUnlockCondReleaseConn"),
+		sqlThroughRetry("DB", bpf.AgentSqlHandleSQL_DB),
+		sqlThroughRetry("Stmt", bpf.AgentSqlHandleSQL_STMT),
+		sqlThroughReturn("DB", bpf.AgentSqlHandleSQL_DB),
+		sqlThroughReturn("Stmt", bpf.AgentSqlHandleSQL_STMT),
+		sqlDirect("Tx", bpf.AgentSqlHandleSQL_TX, "closemuRUnlockRelease"),
+		sqlDirect("Conn", bpf.AgentSqlHandleSQL_CONN, "closemuRUnlockCondReleaseConn"),
 	},
 	layoutMap: "sql_layouts",
 	layout: func(l *layouts) any {
@@ -64,7 +66,7 @@ func hasEither(b *gobin.Binary, method string) bool {
 
 // sqlThroughRetry covers the methods of DB and Stmt from Go 1.20 on. The first site
 // is passed by every operation, the second after an error, the third hardly ever.
-func sqlThroughRetry(typ, prefix string) group {
+func sqlThroughRetry(typ string, handle bpf.AgentSqlHandle) group {
 	method := "database/sql.(*" + typ + ")."
 	try := gobin.Call{Indirect: true}
 	isBad := gobin.Call{Callee: "errors.Is"}
@@ -72,39 +74,39 @@ func sqlThroughRetry(typ, prefix string) group {
 		name: typ,
 		when: func(b *gobin.Binary) bool { return hasRetry(b) && hasEither(b, method) },
 		hooks: []hook{
-			{program: "sql_retry_last", sites: inFunc(sqlRetry, func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
+			{program: "sql_end", variant: uint8(bpf.AgentSqlEndSiteSQL_RETRY_LAST), sites: inFunc(sqlRetry, func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
 				return b.ReturnAfter(f, gobin.Call{Indirect: true, N: -1}, inRegisters(0, 1))
 			})},
-			{program: "sql_retry_decision", sites: inFunc(sqlRetry, func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
+			{program: "sql_end", variant: uint8(bpf.AgentSqlEndSiteSQL_RETRY_DECISION), sites: inFunc(sqlRetry, func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
 				return b.AfterCall(f, isBad, inRegisters(0))
 			})},
-			{program: "sql_retry_result", sites: inFunc(sqlRetry, func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
+			{program: "sql_end", variant: uint8(bpf.AgentSqlEndSiteSQL_RETRY_RESULT), sites: inFunc(sqlRetry, func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
 				return b.AfterCall(f, try, inRegisters(0, 1))
 			})},
-			{program: "sql_" + prefix + "_query", sites: entry(method + "QueryContext"), prunable: true},
-			{program: "sql_" + prefix + "_exec", sites: entry(method + "ExecContext"), prunable: true},
+			{program: "sql_begin", variant: uint8(handle), sites: entry(method + "QueryContext"), prunable: true},
+			{program: "sql_begin", variant: uint8(handle | bpf.AgentSqlHandleSQL_VARIANT_EXEC), sites: entry(method + "ExecContext"), prunable: true},
 		},
 	}
 }
 
 // sqlThroughReturn covers DB and Stmt up to Go 1.19, where each method has the loop
 // of tries in itself.
-func sqlThroughReturn(typ, prefix string) group {
+func sqlThroughReturn(typ string, handle bpf.AgentSqlHandle) group {
 	method := "database/sql.(*" + typ + ")."
 	return group{
 		name: typ,
 		when: func(b *gobin.Binary) bool { return !hasRetry(b) && hasEither(b, method) },
 		hooks: []hook{
-			{program: "sql_return_query", sites: returns(method + "QueryContext"), prunable: true},
-			{program: "sql_return_exec", sites: returns(method + "ExecContext"), prunable: true},
-			{program: "sql_" + prefix + "_query", sites: entry(method + "QueryContext"), prunable: true},
-			{program: "sql_" + prefix + "_exec", sites: entry(method + "ExecContext"), prunable: true},
+			{program: "sql_end", variant: uint8(bpf.AgentSqlEndSiteSQL_RETURN_QUERY), sites: returns(method + "QueryContext"), prunable: true},
+			{program: "sql_end", variant: uint8(bpf.AgentSqlEndSiteSQL_RETURN_EXEC), sites: returns(method + "ExecContext"), prunable: true},
+			{program: "sql_begin", variant: uint8(handle), sites: entry(method + "QueryContext"), prunable: true},
+			{program: "sql_begin", variant: uint8(handle | bpf.AgentSqlHandleSQL_VARIANT_EXEC), sites: entry(method + "ExecContext"), prunable: true},
 		},
 	}
 }
 
 // sqlDirect covers Tx and Conn, which hold their connection already.
-func sqlDirect(typ, prefix, release string) group {
+func sqlDirect(typ string, handle bpf.AgentSqlHandle, release string) group {
 	method := "database/sql.(*" + typ + ")."
 	grab := gobin.Call{Callee: method + "grabConn"}
 	noConn := func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
@@ -114,12 +116,12 @@ func sqlDirect(typ, prefix, release string) group {
 		name: typ,
 		when: func(b *gobin.Binary) bool { return hasEither(b, method) },
 		hooks: []hook{
-			{program: "sql_release", sites: entry(method + release + "-fm")},
-			{program: "sql_rows", sites: entry("database/sql.(*Rows).initContextClose"), prunable: true},
-			{program: "sql_no_connection", sites: inFunc(method+"QueryContext", noConn), prunable: true},
-			{program: "sql_no_connection", sites: inFunc(method+"ExecContext", noConn), prunable: true},
-			{program: "sql_" + prefix + "_query", sites: entry(method + "QueryContext"), prunable: true},
-			{program: "sql_" + prefix + "_exec", sites: entry(method + "ExecContext"), prunable: true},
+			{program: "sql_end", variant: uint8(bpf.AgentSqlEndSiteSQL_RELEASE), sites: entry(method + release + "-fm")},
+			{program: "sql_end", variant: uint8(bpf.AgentSqlEndSiteSQL_ROWS), sites: entry("database/sql.(*Rows).initContextClose"), prunable: true},
+			{program: "sql_end", variant: uint8(bpf.AgentSqlEndSiteSQL_NO_CONNECTION), sites: inFunc(method+"QueryContext", noConn), prunable: true},
+			{program: "sql_end", variant: uint8(bpf.AgentSqlEndSiteSQL_NO_CONNECTION), sites: inFunc(method+"ExecContext", noConn), prunable: true},
+			{program: "sql_begin", variant: uint8(handle), sites: entry(method + "QueryContext"), prunable: true},
+			{program: "sql_begin", variant: uint8(handle | bpf.AgentSqlHandleSQL_VARIANT_EXEC), sites: entry(method + "ExecContext"), prunable: true},
 		},
 	}
 }

@@ -34,7 +34,7 @@ type executable struct {
 	names   map[uint64]string
 }
 
-// planned is one program with its sites in one binary.
+// planned is one program with its sites in one binary, in the order of attaching.
 type planned struct {
 	program string
 	offsets []uint64
@@ -44,6 +44,7 @@ type planned struct {
 // The attach cookie; bpf/span.h has the other side.
 const (
 	cookieStackCheck = 1 << 40
+	cookieVariant    = 44
 	cookieBinary     = 48
 	cookieAddress    = 1<<40 - 1
 )
@@ -103,6 +104,8 @@ func (b *executable) writeRuntime(k *kernel) error {
 	layout := bpf.AgentRuntimeLayout{
 		G_goid:      l.offset(g, "goid"),
 		G_stackHi:   l.offset(g, "stack.hi"),
+		G_m:         l.optional(g, "m"),
+		M_curg:      l.optional("runtime.m", "curg"),
 		G_panic:     l.optional(g, "_panic"),
 		PanicGoexit: l.optional(p, "goexit"),
 		PanicArg:    l.optional(p, "arg"),
@@ -219,13 +222,15 @@ func (b *executable) writeLibrary(k *kernel, lib *library) error {
 	if len(groups) == 0 {
 		return nil
 	}
-	layout := lib.layout(&l)
-	if err := l.err(); err != nil {
-		b.groups = append(b.groups, GroupStatus{Library: lib.name, State: "uncovered", Reason: err.Error()})
-		return nil
-	}
-	if err := k.mapOf(lib.layoutMap).Put(b.id, layout); err != nil {
-		return fmt.Errorf("store layout of %s: %w", lib.name, err)
+	if lib.layout != nil {
+		layout := lib.layout(&l)
+		if err := l.err(); err != nil {
+			b.groups = append(b.groups, GroupStatus{Library: lib.name, State: "uncovered", Reason: err.Error()})
+			return nil
+		}
+		if err := k.mapOf(lib.layoutMap).Put(b.id, layout); err != nil {
+			return fmt.Errorf("store layout of %s: %w", lib.name, err)
+		}
 	}
 	for _, g := range groups {
 		b.planGroup(lib, g)
@@ -254,7 +259,7 @@ func (b *executable) planGroup(lib *library, g group) {
 		p := planned{program: h.program}
 		for _, s := range sites {
 			p.offsets = append(p.offsets, s.Offset)
-			p.cookies = append(p.cookies, cookie(b.id, s))
+			p.cookies = append(p.cookies, cookie(b.id, h.variant, s))
 			status.Hooks = append(status.Hooks, HookStatus{
 				Program: h.program, Function: s.Func, Address: fmt.Sprintf("%#x", s.Addr),
 				Instruction: s.Instr, Emulated: s.Emulated, Rule: s.Rule,
@@ -293,8 +298,8 @@ func (b *executable) addPlan(p planned) {
 	b.plan = append(b.plan, p)
 }
 
-func cookie(id uint32, s gobin.Site) uint64 {
-	c := uint64(id)<<cookieBinary | s.Addr&cookieAddress
+func cookie(id uint32, variant uint8, s gobin.Site) uint64 {
+	c := uint64(id)<<cookieBinary | uint64(variant)<<cookieVariant | s.Addr&cookieAddress
 	if s.StackCheck {
 		c |= cookieStackCheck
 	}

@@ -13,6 +13,7 @@ import (
 var libraries = []*library{
 	&netHTTP,
 	&databaseSQL,
+	&goRuntime,
 }
 
 // library is one instrumented library: what to probe, what the programs need to
@@ -24,7 +25,8 @@ type library struct {
 	// and the end of a span.
 	groups []group
 
-	// layoutMap is the BPF map, indexed by binary, that holds layout's result.
+	// layoutMap is the BPF map, indexed by binary, that holds layout's result. Both
+	// are left out where the programs need no more than the runtime's layout.
 	layoutMap string
 	layout    func(*layouts) any
 
@@ -57,6 +59,7 @@ type group struct {
 // the same hook; it is attached once.
 type hook struct {
 	program string
+	variant uint8 // tells the sites of one program apart; 0 to 15
 	sites   siteFinder
 	// prunable: the linker leaves the function out where nothing can call it, so
 	// that it is not there says nothing.

@@ -25,7 +25,7 @@ var netHTTP = library{
 		when: func(b *gobin.Binary) bool { return has(b, "net/http.serverHandler.ServeHTTP") },
 		hooks: []hook{
 			{program: "nethttp_server_end", sites: entry("net/http.(*response).finishRequest")},
-			{program: "nethttp_connection_end", sites: entry("net/http.(*conn).serve.func1")},
+			{program: "nethttp_server_end", variant: uint8(bpf.AgentHttpEndSiteHTTP_CONNECTION_END), sites: entry("net/http.(*conn).serve.func1")},
 			{program: "nethttp_route", sites: routeSite, optional: true},
 			{program: "nethttp_server_begin", sites: entry("net/http.serverHandler.ServeHTTP")},
 		},
