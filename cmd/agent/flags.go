@@ -2,9 +2,11 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/plainframework/agent/internal/config"
 )
@@ -31,32 +33,43 @@ Needs root. Ctrl-C or SIGTERM sends what is left, within 10 seconds, and ends.
 Without a token the agent does nothing, and says so: it attaches to no process,
 and stays up.
 
-Every setting comes from a flag, else from the environment, else from the config
-file, else from its default. The settings that have a variable:
-
-`)
-	for _, s := range config.Settings {
-		if s.Env != "" {
-			fmt.Fprintf(&b, "  %-36s %s\n", s.Env, s.Help)
-		}
-	}
-	b.WriteString(`
-In the config file (YAML) the same settings, and a few more, have these keys:
-
+A setting comes from its flag, else from its environment variable, else from the
+config file, else from its default. The config file is YAML, with these keys:
 `)
 	section := ""
 	for _, s := range config.Settings {
 		sec, key, _ := strings.Cut(s.Key, ".")
 		if sec != section {
-			fmt.Fprintf(&b, "  %s:\n", sec)
+			fmt.Fprintf(&b, "\n  %s:\n", sec)
 			section = sec
 		}
-		fmt.Fprintf(&b, "    %-20s %s\n", key+":", s.Help)
+		help := s.Help
+		if d := s.Default(); d != "" {
+			help += " (" + d + ")"
+		}
+		fmt.Fprintf(&b, "    %-17s %s\n", key+":", help)
+		if s.Env != "" {
+			fmt.Fprintf(&b, "    %-17s $%s\n", "", s.Env)
+		}
 	}
 	b.WriteString(`
 Where no URL and no token of Plain Cloud is set, the OTEL_EXPORTER_OTLP_* variables
 name the endpoint; any that takes OTLP over HTTP will do.`)
 	return b.String()
+}
+
+// namedValue is a flag whose value is called something in the help.
+type namedValue struct {
+	pflag.Value
+	name string
+}
+
+// Type is what the help prints behind the flag.
+func (v namedValue) Type() string { return v.name }
+
+var valueNames = map[string]string{
+	"pid": "PID", "exe": "PATH", "url": "URL", "token-file": "FILE", "sample-rate": "0..1", "sampler": "NAME",
+	"logs": "BOOL", "status": "HOST:PORT", "log-level": "LEVEL", "log-format": "FORMAT",
 }
 
 // addFlags adds a flag for each setting that has one. All are texts here: the
@@ -65,9 +78,11 @@ func addFlags(cmd *cobra.Command, file *string) {
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.StringVar(file, "config", "", "YAML file with settings")
+	f.Lookup("config").Value = namedValue{f.Lookup("config").Value, "FILE"}
 	for _, s := range config.Settings {
 		switch s.Flag {
 		case "":
+			continue
 		case "pid":
 			f.StringSlice(s.Flag, nil, s.Help)
 		case "exe":
@@ -75,6 +90,9 @@ func addFlags(cmd *cobra.Command, file *string) {
 		default:
 			f.String(s.Flag, "", s.Help)
 		}
+		flag := f.Lookup(s.Flag)
+		flag.DefValue = ""
+		flag.Value = namedValue{flag.Value, valueNames[s.Flag]}
 	}
 }
 
@@ -86,10 +104,19 @@ func givenFlags(cmd *cobra.Command) map[string]any {
 		if s.Flag == "" || flag == nil || !flag.Changed {
 			continue
 		}
-		if list, ok := flag.Value.(interface{ GetSlice() []string }); ok {
+		v := flag.Value.(namedValue).Value
+		if list, ok := v.(pflag.SliceValue); ok {
 			given[s.Key] = list.GetSlice()
 		} else {
-			given[s.Key] = flag.Value.String()
+			given[s.Key] = v.String()
+		}
+	}
+	// On the command line a path is meant from where one stands.
+	if exes, ok := given["targets.exes"].([]string); ok {
+		for i, exe := range exes {
+			if abs, err := filepath.Abs(exe); err == nil && exe != "" {
+				exes[i] = abs
+			}
 		}
 	}
 	return given

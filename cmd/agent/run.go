@@ -138,6 +138,7 @@ func (r *runner) idle() {
 // export builds the stages from the last to the first, runs them until ctx
 // ends or one breaks, and stops them from the first to the last.
 func (r *runner) export(ctx context.Context, statusFailed <-chan error) error {
+	tuneMemory(r.cfg)
 	version := readVersion()
 	pipeline, err := export.New(r.cfg, r.logger, export.WithResource([]attribute.KeyValue{
 		attribute.String("service.name", "plain-agent"),

@@ -16,8 +16,8 @@ import (
 // report is the body of /status.
 type report struct {
 	Agent   buildVersion `json:"agent"`
-	State   string       `json:"state"`  // starting, active, idle, stopping
-	Reason  string       `json:"reason"` // why it is idle
+	State   string       `json:"state"`            // starting, active, idle, stopping
+	Reason  string       `json:"reason,omitempty"` // why it is idle
 	Started time.Time    `json:"started"`
 	Ready   bool         `json:"ready"`
 	// Probes is what is attached to each target, what is not and why, and

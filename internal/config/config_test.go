@@ -68,6 +68,7 @@ func TestTableMatchesStruct(t *testing.T) {
 			t.Errorf("%s is in the table but not in the struct", s.Key)
 		}
 		delete(leaves, s.Key)
+		_ = s.Default() // panics where the struct has no such field
 		if s.Help == "" || s.Want == "" {
 			t.Errorf("%s has no help or want", s.Key)
 		}
@@ -357,6 +358,37 @@ func TestBytesAndPercent(t *testing.T) {
 	for _, in := range []string{"2", "0.02", "-1%", "101%", "NaN%", "x%"} {
 		if p.UnmarshalText([]byte(in)) == nil {
 			t.Errorf("%q accepted", in)
+		}
+	}
+}
+
+// TestProcessEnvironment is the only test that reads the environment of the
+// process, which is read once.
+func TestProcessEnvironment(t *testing.T) {
+	t.Setenv("OTEL_SERVICE_NAME", "agent")
+	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "a=b")
+	t.Setenv("OTEL_METRIC_EXPORT_INTERVAL", "5000")
+	t.Setenv("PLAIN_CLOUD_EXPORT_TOKEN", testToken)
+	for range 2 { // a second time as on a reload
+		cfg, err := Load(Sources{})
+		if err != nil || cfg.Export.Token != testToken || cfg.Metrics.Interval != 5*time.Second {
+			t.Errorf("got %+v, %v", cfg, err)
+		}
+	}
+	for _, name := range []string{"OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_METRIC_EXPORT_INTERVAL", "PLAIN_CLOUD_EXPORT_TOKEN"} {
+		if v, ok := os.LookupEnv(name); ok {
+			t.Errorf("%s is still there: %s", name, v)
+		}
+	}
+}
+
+func TestSettingDefault(t *testing.T) {
+	for key, want := range map[string]string{
+		"export.url": DefaultURL, "export.token": "", "export.enabled": "true", "export.timeout": "30s", "export.queue_size": "32MiB",
+		"traces.sample_rate": "1", "traces.sql_transactions": "false", "logs.level": "INFO", "probes.max_overhead": "", "targets.pids": "",
+	} {
+		if got := byKey[key].Default(); got != want {
+			t.Errorf("%s: %q, want %q", key, got, want)
 		}
 	}
 }

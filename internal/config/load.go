@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/knadh/koanf/parsers/yaml"
 	"github.com/knadh/koanf/providers/confmap"
@@ -37,7 +38,7 @@ type Sources struct {
 // error lists every problem, one a line, each with its remedy.
 func Load(src Sources) (Config, error) {
 	if src.Environ == nil {
-		src.Environ = os.Environ()
+		src.Environ = processEnviron()
 	}
 	env := environ(src.Environ)
 	l := loader{
@@ -58,6 +59,21 @@ func Load(src Sources) (Config, error) {
 	l.errs = append(l.errs, l.cfg.problems(l.bad)...)
 	return l.cfg, errors.Join(l.errs...)
 }
+
+// processEnviron returns the environment that the process was started with, and
+// takes out of it what libraries would read behind our back: the OpenTelemetry
+// SDK lays OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME of its own process over
+// every resource, so that the agent's would appear in its targets' telemetry.
+// The token goes too: a child process has no business with it.
+var processEnviron = sync.OnceValue(func() []string {
+	env := os.Environ()
+	for name := range environ(env) {
+		if strings.HasPrefix(name, "OTEL_") || name == "PLAIN_CLOUD_EXPORT_TOKEN" {
+			os.Unsetenv(name)
+		}
+	}
+	return env
+})
 
 // loader carries the layers on their way into one Config.
 type loader struct {

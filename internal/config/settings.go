@@ -1,6 +1,10 @@
 package config
 
-import "strings"
+import (
+	"fmt"
+	"reflect"
+	"strings"
+)
 
 // Setting is one row of the table of settings: where a person finds it.
 type Setting struct {
@@ -56,6 +60,29 @@ var Settings = []Setting{
 	{"agent.status", "PLAIN_AGENT_STATUS", "status", "address of /healthz, /readyz and /status, \"\" for none", "HOST:PORT such as 127.0.0.1:4319, or empty"},
 	{"agent.log_level", "PLAIN_AGENT_LOG_LEVEL", "log-level", "level of the agent's own log", "debug, info, warn or error"},
 	{"agent.log_format", "PLAIN_AGENT_LOG_FORMAT", "log-format", "format of the agent's own log", "text or json"},
+}
+
+// Default returns the default of the setting as it would be written, "" for
+// none.
+func (s Setting) Default() string {
+	v := reflect.ValueOf(Default())
+	for part := range strings.SplitSeq(s.Key, ".") {
+		v = fieldOf(v, part)
+	}
+	if v.IsZero() && v.Kind() != reflect.Bool || v.Kind() == reflect.Slice {
+		return ""
+	}
+	return fmt.Sprint(v.Interface())
+}
+
+// fieldOf returns the field that a key names.
+func fieldOf(v reflect.Value, key string) reflect.Value {
+	for f, field := range v.Fields() {
+		if f.Tag.Get("koanf") == key {
+			return field
+		}
+	}
+	panic("no field for " + key) // a test compares the table with the struct
 }
 
 // mapKeys are the settings whose children are named by the user.

@@ -18,8 +18,8 @@ const (
 )
 
 // pace keeps the workers of a signal from hammering an endpoint that is in
-// trouble: they share one waiting time, which doubles with each failure and
-// ends with the first answer.
+// trouble: they share one waiting time, which doubles with each failure in a
+// row.
 type pace struct {
 	mu        sync.Mutex
 	failures  int
@@ -51,7 +51,7 @@ func (p *pace) fail(asked time.Duration) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	if p.notBefore.Before(now) { // not yet booked by another worker
+	if !p.notBefore.After(now) { // not yet booked by another worker
 		backoff := min(firstBackoff<<min(p.failures, 10), maxBackoff)
 		p.failures++
 		// ±25 %, so that the agents of many nodes do not come back at once.
@@ -64,11 +64,12 @@ func (p *pace) fail(asked time.Duration) time.Time {
 	return p.notBefore
 }
 
-// ok ends the waiting: the endpoint answers.
+// ok says that the endpoint answers. A wait that it asked for, maybe in answer
+// to another worker, still holds.
 func (p *pace) ok() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.failures, p.notBefore = 0, time.Time{}
+	p.failures = 0
 }
 
 // retryAfter reads the header: seconds or a date.

@@ -251,3 +251,9 @@ func expect(t *testing.T, p *Pipeline, signal string, received, exported int64, 
 }
 
 func discard(l *logBuffer) *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+// Short names for the answer functions of tests.
+type (
+	respWriter = http.ResponseWriter
+	request    = http.Request
+)

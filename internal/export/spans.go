@@ -15,13 +15,15 @@ import (
 	"github.com/plainframework/agent/internal/probes/event"
 )
 
-// Sizes of a batch of spans.
+// Sizes of a batch of spans. Half a megabyte is about 1000 HTTP spans, 60 kB on
+// the wire: a larger batch saves no CPU and costs its size several times over in
+// memory, here, in the exporter's request and in the workers that wait.
 const (
-	maxBatchBytes = 1 << 20  // sealed when it has grown past this
-	maxSpanBytes  = 4 << 20  // one span alone; larger is lost
-	keepBuffer    = 2 << 20  // a larger buffer is not kept for reuse
-	freeBuffers   = 8        // buffers kept, at most
-	smallBuffer   = 16 << 10 // first size of a buffer
+	maxBatchBytes = 512 << 10 // sealed when it has grown past this
+	maxSpanBytes  = 4 << 20   // one span alone; larger is lost
+	keepBuffer    = 1 << 20   // a larger buffer is not kept for reuse
+	freeBuffers   = 6         // buffers kept, at most
+	smallBuffer   = 16 << 10  // first size of a buffer
 )
 
 // spanExport encodes spans at the door and hands whole batches to

@@ -23,45 +23,53 @@ const (
 	maxDepth      = 8    // of nested attribute values
 )
 
-// Field tags of opentelemetry/proto/trace/v1 and common/v1: number<<3 | type.
+// Wire types of protobuf.
 const (
-	tagScopeSpansSpan = 2<<3 | 2
+	varint    = 0
+	fixed64   = 1
+	bytesType = 2
+	fixed32   = 5
+)
 
-	tagSpanTraceID    = 1<<3 | 2
-	tagSpanID         = 2<<3 | 2
-	tagSpanState      = 3<<3 | 2
-	tagSpanParent     = 4<<3 | 2
-	tagSpanName       = 5<<3 | 2
-	tagSpanKind       = 6<<3 | 0
-	tagSpanStart      = 7<<3 | 1
-	tagSpanEnd        = 8<<3 | 1
-	tagSpanAttribute  = 9<<3 | 2
-	tagSpanDropped    = 10<<3 | 0
-	tagSpanEvent      = 11<<3 | 2
-	tagSpanLostEvents = 12<<3 | 0
-	tagSpanStatus     = 15<<3 | 2
-	tagSpanFlags      = 16<<3 | 5 // two bytes as a varint
+// Field tags of opentelemetry/proto/trace/v1 and common/v1: number<<3 | wire type.
+const (
+	tagScopeSpansSpan = 2<<3 | bytesType
 
-	tagEventTime      = 1<<3 | 1
-	tagEventName      = 2<<3 | 2
-	tagEventAttribute = 3<<3 | 2
-	tagEventDropped   = 4<<3 | 0
+	tagSpanTraceID    = 1<<3 | bytesType
+	tagSpanID         = 2<<3 | bytesType
+	tagSpanState      = 3<<3 | bytesType
+	tagSpanParent     = 4<<3 | bytesType
+	tagSpanName       = 5<<3 | bytesType
+	tagSpanKind       = 6<<3 | varint
+	tagSpanStart      = 7<<3 | fixed64
+	tagSpanEnd        = 8<<3 | fixed64
+	tagSpanAttribute  = 9<<3 | bytesType
+	tagSpanDropped    = 10<<3 | varint
+	tagSpanEvent      = 11<<3 | bytesType
+	tagSpanLostEvents = 12<<3 | varint
+	tagSpanStatus     = 15<<3 | bytesType
+	tagSpanFlags      = 16<<3 | fixed32 // two bytes as a varint
 
-	tagStatusMessage = 2<<3 | 2
-	tagStatusCode    = 3<<3 | 0
+	tagEventTime      = 1<<3 | fixed64
+	tagEventName      = 2<<3 | bytesType
+	tagEventAttribute = 3<<3 | bytesType
+	tagEventDropped   = 4<<3 | varint
 
-	tagKey   = 1<<3 | 2
-	tagValue = 2<<3 | 2
+	tagStatusMessage = 2<<3 | bytesType
+	tagStatusCode    = 3<<3 | varint
 
-	tagAnyString = 1<<3 | 2
-	tagAnyBool   = 2<<3 | 0
-	tagAnyInt    = 3<<3 | 0
-	tagAnyDouble = 4<<3 | 1
-	tagAnyArray  = 5<<3 | 2
-	tagAnyMap    = 6<<3 | 2
-	tagAnyBytes  = 7<<3 | 2
+	tagKey   = 1<<3 | bytesType
+	tagValue = 2<<3 | bytesType
 
-	tagElement = 1<<3 | 2 // of ArrayValue and KeyValueList
+	tagAnyString = 1<<3 | bytesType
+	tagAnyBool   = 2<<3 | varint
+	tagAnyInt    = 3<<3 | varint
+	tagAnyDouble = 4<<3 | fixed64
+	tagAnyArray  = 5<<3 | bytesType
+	tagAnyMap    = 6<<3 | bytesType
+	tagAnyBytes  = 7<<3 | bytesType
+
+	tagElement = 1<<3 | bytesType // of ArrayValue and KeyValueList
 )
 
 // Bits 8 and 9 of the flags of a span: whether it is known that the parent is
@@ -149,31 +157,27 @@ func appendAttributes(b []byte, tag, tagDropped byte, attrs []attribute.KeyValue
 }
 
 // appendAttribute appends a KeyValue. Nearly all are short strings and
-// integers, whose lengths are known before; others are patched afterwards.
+// integers, whose lengths are one byte each and known before; the lengths of
+// others are patched afterwards.
 func appendAttribute(b []byte, tag byte, kv *attribute.KeyValue, depth int) []byte {
 	key := clean(string(kv.Key))
-	keyLen := 1 + protowire.SizeBytes(len(key))
 	switch kv.Value.Type() {
 	case attribute.STRING:
 		s := clean(kv.Value.AsString())
-		anyLen := 1 + protowire.SizeBytes(len(s))
-		b = append(b, tag)
-		b = protowire.AppendVarint(b, uint64(keyLen+1+protowire.SizeBytes(anyLen)))
-		b = append(b, tagKey)
-		b = protowire.AppendString(b, key)
-		b = append(b, tagValue)
-		b = protowire.AppendVarint(b, uint64(anyLen))
-		b = append(b, tagAnyString)
-		return protowire.AppendString(b, s)
+		if k, n := len(key), len(s); k+n < 0x80-6 {
+			b = append(b, tag, byte(k+n+6), tagKey, byte(k))
+			b = append(b, key...)
+			b = append(b, tagValue, byte(n+2), tagAnyString, byte(n))
+			return append(b, s...)
+		}
 	case attribute.INT64:
 		v := uint64(kv.Value.AsInt64())
-		anyLen := 1 + protowire.SizeVarint(v) // 11 at most: its length is one byte
-		b = append(b, tag)
-		b = protowire.AppendVarint(b, uint64(keyLen+2+anyLen))
-		b = append(b, tagKey)
-		b = protowire.AppendString(b, key)
-		b = append(b, tagValue, byte(anyLen), tagAnyInt)
-		return protowire.AppendVarint(b, v)
+		if k, n := len(key), protowire.SizeVarint(v); k+n < 0x80-5 {
+			b = append(b, tag, byte(k+n+5), tagKey, byte(k))
+			b = append(b, key...)
+			b = append(b, tagValue, byte(n+1), tagAnyInt)
+			return protowire.AppendVarint(b, v)
+		}
 	}
 	b, at := begin(b, tag)
 	b = append(b, tagKey)

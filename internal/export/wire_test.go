@@ -98,7 +98,7 @@ func TestAppendSpan(t *testing.T) {
 			kv("t", boolean(true)), kv("f", boolean(false)), kv("d", double(1.5)), kv("nan", double(math.Inf(1))),
 			kv("ss", list(str("a"), str(""), str(long))), kv("is", list(num(1), num(-1))),
 			kv("bs", list(boolean(true), boolean(false))), kv("ds", list(double(2.5))), kv("none", list()),
-			kv("map", mapv(kv("k", str(long)), kv("in", mapv(kv("n", num(7)))))),
+			kv("map", mapv(kv("in", mapv(kv("n", num(7)))), kv("k", str(long)))), // sorted by attribute.MapValue
 			kv("nothing", &commonpb.AnyValue{}),
 		},
 		Events: []*tracepb.Span_Event{{TimeUnixNano: 42, Name: "exception", Attributes: []*commonpb.KeyValue{kv("exception.type", str("*errors.errorString"))}}},

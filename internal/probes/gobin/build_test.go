@@ -32,8 +32,9 @@ type target struct {
 	version    string // as in the flag
 	arch       string
 	strip, pie bool
-	extra      string // one more flag of go build
+	extra      string // more flags of go build, separated by "|"
 	cgo        bool   // link with the C compiler; the local architecture only
+	env        string // one more variable, KEY=VALUE
 }
 
 func (tg target) String() string {
@@ -49,6 +50,9 @@ func (tg target) String() string {
 	}
 	if tg.extra != "" {
 		name += "," + tg.extra
+	}
+	if tg.env != "" {
+		name += "," + tg.env
 	}
 	return name
 }
@@ -68,7 +72,10 @@ func (tg target) flags() []string {
 	if ld != "" {
 		f = append(f, "-ldflags="+ld)
 	}
-	return append(f, strings.Fields(tg.extra)...)
+	if tg.extra != "" {
+		f = append(f, strings.Split(tg.extra, "|")...)
+	}
+	return f
 }
 
 var builds = struct {
@@ -120,7 +127,7 @@ func build(t testing.TB, tg target) string {
 		return path
 	}
 	path := filepath.Join(builds.dir, fmt.Sprintf("app%d", len(builds.done)))
-	args := append([]string{"build", "-trimpath", "-o", path}, tg.flags()...)
+	args := append([]string{"build", "-o", path}, tg.flags()...)
 	cmd := exec.Command("go", append(args, ".")...)
 	cmd.Dir = filepath.Join("testdata", "app")
 	toolchain := "local"
@@ -138,6 +145,9 @@ func build(t testing.TB, tg target) string {
 		cgo = "1"
 	}
 	cmd.Env = append(os.Environ(), "GOTOOLCHAIN="+toolchain, "GOOS=linux", "GOARCH="+tg.arch, "GOFLAGS=", "CGO_ENABLED="+cgo)
+	if tg.env != "" {
+		cmd.Env = append(cmd.Env, tg.env)
+	}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {

@@ -30,7 +30,7 @@ type AfterOptions struct {
 	// Results means, instead of those of the call that the site comes after.
 	Of *Call
 	// Stepped allows the instruction right after the call, single-stepped, where
-	// no branch serves.
+	// no emulated one serves.
 	Stepped bool
 }
 
@@ -85,9 +85,11 @@ func (f *body) find(c Call) (int, error) {
 	return found[n], nil
 }
 
-// AfterCall returns the conditional branch that comes first on the straight
-// line after a call. It runs once for each return of that call, whatever the
-// outcome; Site.Where tells where the results are.
+// AfterCall returns an emulated instruction on the straight line after a
+// call: the conditional branch that ends the line, usually the one that tests
+// a result, else the first instruction that serves. It runs once for each
+// return of that call, whatever the outcome; Site.Where tells where the
+// results are.
 func (b *Binary) AfterCall(fn *Func, c Call, opt AfterOptions) (Site, error) {
 	f, err := b.body(fn)
 	if err != nil {
@@ -97,39 +99,46 @@ func (b *Binary) AfterCall(fn *Func, c Call, opt AfterOptions) (Site, error) {
 	if err != nil {
 		return Site{}, err
 	}
-	j, why := f.branchAfter(i)
-	if j >= 0 && f.code[j].emulated {
-		s, err := f.siteAt(j, i, c, opt, "branch after "+c.String())
-		if err == nil || !opt.Stepped {
-			return s, err
+	end, why := f.lineAfter(i)
+	err = f.fail("%s: %s", c, why)
+	if end > i+1 && f.code[end-1].op == opJcc {
+		var s Site
+		if s, err = f.siteAt(end-1, i, c, opt, "branch after "+c.String()); err == nil && s.Emulated {
+			return s, nil
 		}
 	}
-	if opt.Stepped && i+1 < len(f.code) && !f.targets[f.code[i+1].addr] {
+	for j := i + 1; j < end; j++ {
+		if !f.code[j].emulated {
+			continue
+		}
+		if s, err := f.siteAt(j, i, c, opt, "emulated instruction after "+c.String()); err == nil {
+			return s, nil
+		}
+	}
+	if opt.Stepped && end > i+1 {
 		return f.siteAt(i+1, i, c, opt, "instruction after "+c.String())
 	}
-	if why == "" {
-		why = "the branch after it is not emulated"
-	}
-	return Site{}, f.fail("%s: %s", c, why)
+	return Site{}, err
 }
 
-// branchAfter returns the index of the first conditional branch after the
-// call at i, or -1 and why there is none.
-func (f *body) branchAfter(i int) (int, string) {
+// lineAfter returns the end (the index after the last instruction) of the
+// straight line that follows the call at i: it ends with the first branch,
+// call or return, or before other paths join, and why says which.
+func (f *body) lineAfter(i int) (end int, why string) {
 	for j := i + 1; j < len(f.code); j++ {
 		in := &f.code[j]
 		switch {
 		case f.targets[in.addr]:
-			return -1, "other paths join before a branch"
+			return j, "other paths join before a branch"
 		case in.op == opJcc:
-			return j, ""
+			return j + 1, "the branch after it is not emulated"
 		case in.op == opCall || in.op == opCallInd:
-			return -1, "another call comes before a branch"
+			return j + 1, "another call comes before a branch"
 		case in.ends():
-			return -1, "no branch comes after it"
+			return j + 1, "no branch comes after it"
 		}
 	}
-	return -1, "no branch comes after it"
+	return len(f.code), "no branch comes after it"
 }
 
 // siteAt makes a site at index j, on the straight line after the call at i.

@@ -3,8 +3,8 @@ package gobin
 import (
 	"debug/dwarf"
 	"debug/elf"
-	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -171,33 +171,39 @@ func TestFieldsMatchDWARF(t *testing.T) {
 	for _, base := range targets() {
 		for _, tg := range modes(base) {
 			t.Run(tg.String(), func(t *testing.T) {
-				twin := tg
-				twin.strip = false
-				b := open(t, tg)
-				d := readDWARF(t, build(t, twin))
-				structs, fields := 0, 0
-				for name, want := range d.structs {
-					size, err := b.StructSize(name)
-					if err != nil {
-						continue // not all have a descriptor; see required
-					}
-					structs++
-					if int64(size) != want.size {
-						t.Errorf("%s: size %d, DWARF says %d", name, size, want.size)
-					}
-					for _, f := range want.fields {
-						fields++
-						compareField(t, b, name, f)
-					}
-				}
-				if structs < 400 || fields < 1500 {
-					t.Errorf("only %d structs and %d fields compared", structs, fields)
-				}
-				checkRequired(t, b, d)
-				t.Logf("%d structs, %d fields", structs, fields)
+				compareFields(t, tg)
 			})
 		}
 	}
+}
+
+// compareFields compares a build with the DWARF of its twin.
+func compareFields(t *testing.T, tg target) {
+	t.Helper()
+	twin := tg
+	twin.strip = false
+	b := open(t, tg)
+	d := readDWARF(t, build(t, twin))
+	structs, fields := 0, 0
+	for name, want := range d.structs {
+		size, err := b.StructSize(name)
+		if err != nil {
+			continue // not all have a descriptor; see required
+		}
+		structs++
+		if int64(size) != want.size {
+			t.Errorf("%s: size %d, DWARF says %d", name, size, want.size)
+		}
+		for _, f := range want.fields {
+			fields++
+			compareField(t, b, name, f)
+		}
+	}
+	if structs < 400 || fields < 1500 {
+		t.Errorf("only %d structs and %d fields compared", structs, fields)
+	}
+	checkRequired(t, b, d)
+	t.Logf("%d structs, %d fields", structs, fields)
 }
 
 func compareField(t *testing.T, b *Binary, name string, want dwarfField) {
@@ -255,7 +261,8 @@ func TestTypeAddrMatchesDWARF(t *testing.T) {
 					if err != nil {
 						continue
 					}
-					if n++; got != want {
+					// Some releases write it as an offset from the type section.
+					if n++; got != want && got != want+b.md.types {
 						t.Errorf("%s: %#x, DWARF says %#x", name, got, want)
 					}
 				}
@@ -276,8 +283,8 @@ func TestTypeAddrMatchesDWARF(t *testing.T) {
 	}
 }
 
-// TestInlinedMatchesDWARF: exactly the functions that DWARF says are inlined
-// are reported so.
+// TestInlinedMatchesDWARF compares the names in inline trees with the
+// inlined calls of DWARF.
 func TestInlinedMatchesDWARF(t *testing.T) {
 	for _, tg := range targets() {
 		t.Run(tg.String(), func(t *testing.T) {
@@ -287,10 +294,13 @@ func TestInlinedMatchesDWARF(t *testing.T) {
 				t.Fatalf("only %d inlined functions in DWARF", len(d.inlined))
 			}
 			for name := range d.inlined {
-				var in *InlinedError
-				if _, err := b.Func(name); !errors.As(err, &in) {
-					t.Errorf("%s: %v, DWARF says inlined", name, err)
+				if _, ok := slices.BinarySearch(b.funcs.inlined, hashName(name)); !ok {
+					t.Errorf("%s is not in an inline tree, DWARF says inlined", name)
 				}
+			}
+			// Four names of assembly and the like may come on top.
+			if n := len(b.funcs.inlined); n > len(d.inlined)+4 {
+				t.Errorf("%d functions in inline trees, DWARF says %d", n, len(d.inlined))
 			}
 		})
 	}

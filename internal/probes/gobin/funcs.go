@@ -146,6 +146,9 @@ func (b *Binary) indexFuncs(v *view) error {
 		if err := ix.tree.each(v, b, &f, func(c inlinedCall) { inl[c.nameOff] = struct{}{} }); err != nil {
 			return err
 		}
+		if len(inl) > maxNames {
+			return fmt.Errorf("read inline trees: %w", ErrLimit)
+		}
 	}
 	wrapper := slices.Max(ids)
 	keep := ix.named[:0]
@@ -253,7 +256,7 @@ func (b *Binary) Func(name string) (*Func, error) {
 
 // FuncsWithPrefix returns the functions whose name starts with prefix, by
 // address: the closures of a function, or the instances of a generic one
-// ("pkg.Name[...]"). It reads all names, so it costs as much as a part of
+// ("pkg.Name["). It reads all names, so it costs as much as a part of
 // Open. At most 4096 are returned.
 func (b *Binary) FuncsWithPrefix(prefix string) []*Func {
 	const maxFound = 4096

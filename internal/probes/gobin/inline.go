@@ -24,6 +24,7 @@ type inlinedCall struct {
 // Bounds on one function's inline tree.
 const (
 	maxInlined  = 1 << 15
+	maxNames    = 1 << 18 // of different functions inlined anywhere
 	maxPCTable  = 1 << 18
 	maxInto     = 16
 	pcTableRead = 512
@@ -58,24 +59,28 @@ func (b *Binary) findInlineTable(v *view) inlineTable {
 }
 
 func (b *Binary) inlineTableOK(v *view, tab inlineTable, recs []funcRec) bool {
-	n := 0
+	n, zeros := 0, 0
 	for i := range recs {
 		ok := true
 		err := tab.each(v, b, &recs[i], func(c inlinedCall) {
-			// A name begins after the end of another.
-			if c.nameOff == 0 || uint64(c.nameOff) >= b.md.funcnametab.len {
+			n++
+			if c.nameOff == 0 { // the first name, or no table at all
+				zeros++
+				return
+			}
+			if uint64(c.nameOff) >= b.md.funcnametab.len {
 				ok = false
 				return
 			}
-			p := v.at(b.md.funcnametab.addr+uint64(c.nameOff)-1, 2)
+			// A name begins after the end of another.
+			p := v.at(b.md.funcnametab.addr+uint64(c.nameOff)-1, 1)
 			ok = ok && len(p) > 0 && p[0] == 0
-			n++
 		})
 		if err != nil || !ok {
 			return false
 		}
 	}
-	return n > 0
+	return zeros < n
 }
 
 // each calls f with each record of a function's inline tree.
@@ -125,7 +130,6 @@ type pcTable struct {
 	addr uint64
 	left int
 	buf  []byte
-	seen int
 }
 
 func (t *pcTable) next() (byte, bool) {
@@ -137,6 +141,7 @@ func (t *pcTable) next() (byte, bool) {
 		if len(t.buf) == 0 {
 			return 0, false
 		}
+		t.v.charge(len(t.buf) * 2)
 		t.addr += uint64(len(t.buf))
 		t.left -= len(t.buf)
 	}

@@ -124,6 +124,9 @@ func (img *image) scan(v *view, want func(*segment) bool, f func(addr uint64, b 
 				return v.err
 			}
 			n := copy(buf, b)
+			if !v.charge(n) {
+				return v.err
+			}
 			if !f(at, buf[:n]) {
 				return nil
 			}

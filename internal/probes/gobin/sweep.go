@@ -175,6 +175,7 @@ func readName(v *view, addr uint64, limit int) (b []byte, n int, ok bool) {
 		return nil, 0, false
 	}
 	want := min(n, limit)
+	v.charge(want)
 	if b = v.at(addr+uint64(size), want); len(b) < want {
 		b = make([]byte, want)
 		if !v.read(addr+uint64(size), b) {

@@ -93,6 +93,8 @@ func (t *trace) step(in *insn, b *Binary) {
 	case moveSP:
 		if in.disp < 0 {
 			t.clearSlots(t.sp+in.disp, -in.disp) // pushed over
+		} else {
+			t.clearSlots(t.sp, in.disp) // popped: a signal handler may write there
 		}
 		t.sp += in.disp
 		t.clearRegs(in.writes)

@@ -9,8 +9,8 @@ import (
 )
 
 // maxTypes bounds the descriptors indexed. The largest binaries known have
-// 60,000; the type section's bound allows a million.
-const maxTypes = 1 << 19
+// 60,000.
+const maxTypes = 1 << 18
 
 // typeIndex tells where type descriptors are. It holds offsets and hashes,
 // not names: 12 to 20 bytes a type.
@@ -62,7 +62,7 @@ func (b *Binary) indexTypes(v *view) error {
 		}
 		ref := uint32(t.addr - sw.start)
 		ix.all = append(ix.all, ref)
-		if t.kind == reflect.Pointer {
+		if t.kind == reflect.Pointer && t.tflag&tflagNamed == 0 { // not go.shape.*T
 			if elem, ok := v.u64(t.addr + typeSize); ok && elem >= sw.start && elem < sw.end {
 				ix.ptrs = append(ix.ptrs, ptrRef{uint32(elem - sw.start), ref})
 			}

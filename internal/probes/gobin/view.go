@@ -1,6 +1,7 @@
 package gobin
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ type view struct {
 	slots  []page
 	seg    *segment // where the last address was found
 	budget int64    // bytes that may still be loaded from the file
+	work   int64    // units of work that may still be done
 	err    error    // first error that is not just a bad address
 }
 
@@ -44,8 +46,21 @@ const (
 // real 160 MB binary needs about 200 MB.
 const maxLoad = 1 << 30
 
+// maxWork bounds what one view does with the bytes that it has: about one
+// unit for each access, and one for every 16 bytes. Tables that overlap could
+// otherwise be read over and over. The units cost some ns each.
+const maxWork = 1 << 25
+
 func newView(img *image, shift uint, slots int) *view {
-	return &view{img: img, shift: shift, slots: make([]page, slots), budget: maxLoad}
+	return &view{img: img, shift: shift, slots: make([]page, slots), budget: maxLoad, work: maxWork}
+}
+
+// charge counts n bytes of work, and reports whether there may be more.
+func (v *view) charge(n int) bool {
+	if v.work -= int64(1 + n>>4); v.work < 0 && v.err == nil {
+		v.err = ErrLimit
+	}
+	return v.err == nil
 }
 
 // flush forgets all pages: the image's relocations changed.
@@ -87,6 +102,9 @@ func (v *view) page(n uint64) []byte {
 // at returns up to n bytes at addr: fewer where a page ends, none where no
 // file-backed segment holds addr. They are valid until the next call of at.
 func (v *view) at(addr uint64, n int) []byte {
+	if !v.charge(0) {
+		return nil
+	}
 	if v.seg == nil || !v.seg.holds(addr) {
 		if v.seg = v.img.segmentOf(addr); v.seg == nil {
 			return nil
@@ -105,6 +123,7 @@ func (v *view) at(addr uint64, n int) []byte {
 
 // read fills buf from addr, across pages.
 func (v *view) read(addr uint64, buf []byte) bool {
+	v.charge(len(buf))
 	for len(buf) > 0 {
 		b := v.at(addr, len(buf))
 		if len(b) == 0 {
@@ -155,10 +174,9 @@ func (v *view) cstring(addr uint64, limit int) (string, bool) {
 		if len(b) == 0 {
 			return "", false
 		}
-		for i, c := range b {
-			if c == 0 {
-				return string(append(s, b[:i]...)), true
-			}
+		if i := bytes.IndexByte(b, 0); i >= 0 {
+			v.charge(len(s) + i)
+			return string(append(s, b[:i]...)), true
 		}
 		s = append(s, b...)
 		addr += uint64(len(b))

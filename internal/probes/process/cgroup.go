@@ -56,7 +56,7 @@ func containerFromGroup(name string, ecs bool) string {
 		return ""
 	}
 	name = strings.TrimSuffix(name, ".scope")
-	if strings.Contains(name, "conmon") { // the runtime's helper beside a container
+	if strings.Contains(name, "conmon") { // the process that watches a container
 		return ""
 	}
 	if i := strings.LastIndexByte(name, ':'); i >= 0 {

@@ -1,0 +1,80 @@
+package logtext
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"go.opentelemetry.io/otel/log"
+)
+
+func TestFloor(t *testing.T) {
+	text := `{"level":"debug","msg":"d"}
+{"level":"info","msg":"i"}
+{"level":"warn","msg":"w"}
+{"level":30,"msg":"number"}
+no level
+`
+	logs, st := run(Options{Floor: log.SeverityWarn1}, step{1, 0, text})
+	if got := fmt.Sprint(bodies(logs)); got != "[w number no level]" || st.BelowFloor != 2 {
+		t.Errorf("%s, %+v", got, st)
+	}
+	checkStats(t, st)
+}
+
+func TestRateLimit(t *testing.T) {
+	var steps []step
+	for range 300 {
+		steps = append(steps, step{1, 1, "{\"level\":\"info\",\"msg\":\"x\"}\n"})
+	}
+	logs, st := run(Options{Rate: 100, Burst: 50}, steps...)
+	// 50 at once, and 100 a second for 0.3 s.
+	kept, summarized := 0, uint64(0)
+	for _, l := range logs {
+		if l.Body == "x" {
+			kept++
+			continue
+		}
+		var n uint64
+		fmt.Sscan(attr(l, string(DroppedKey)), &n)
+		summarized += n
+	}
+	if kept < 79 || kept > 81 || uint64(kept) != st.Kept || st.RateLimited != summarized || st.RateLimited != uint64(300-kept) {
+		t.Errorf("%d kept, %d summarized, %+v", kept, summarized, st)
+	}
+	if n := len(logs) - kept; n != 2 {
+		t.Errorf("%d summaries", n)
+	}
+	checkStats(t, st)
+	// A crash passes a full limit.
+	logs, _ = run(Options{Rate: 1, Burst: 1}, step{1, 0, "a\n"}, step{2, 0, "b\n"}, step{1, 0, "panic: "}, step{1, 0, "x\n\ngoroutine 1 [running]:\n"})
+	if got := bodies(logs); !strings.Contains(fmt.Sprint(got), "panic: x") {
+		t.Errorf("%q", got)
+	}
+	if _, st = run(Options{Rate: -1}, steps...); st.Kept != 300 {
+		t.Errorf("no limit: %+v", st)
+	}
+}
+
+func TestSDKErrors(t *testing.T) {
+	tests := map[string]bool{
+		`2026/03/04 05:06:07 traces export: Post "http://localhost:4318/v1/traces": dial tcp [::1]:4318: connect: connection refused`: true,
+		`2026/03/04 05:06:07 traces export: exporter export timeout: rpc error: code = Unavailable`:                                   true,
+		`2026/03/04 05:06:07 failed to upload metrics: Post "http://localhost:4318/v1/metrics": dial tcp`:                             true,
+		`2026/03/04 05:06:07 Post "http://localhost:4318/v1/logs": dial tcp 127.0.0.1:4318: connect: connection refused`:              true,
+		`2026/03/04 05:06:07 failed to send to http://x/v1/traces: 503 Service Unavailable (body: )`:                                  true,
+		`2026/03/04 05:06:07 failed to send to bob`:                                                                                   false,
+		`2026/03/04 05:06:07 main.go:1: traces export: x`:                                                                             false,
+		`traces export: x`:                                       false,
+		`{"level":"info","msg":"traces export: x"}`:              false,
+		`2026/03/04 05:06:07 Post "http://shop/orders": timeout`: false,
+		`2026/03/04 05:06:07 GET /v1/traces`:                     false,
+	}
+	for text, want := range tests {
+		_, st := run(Options{}, step{1, 0, text + "\n"})
+		if got := st.SDKErrors == 1; got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+		checkStats(t, st)
+	}
+}

@@ -1,0 +1,3 @@
+module oldcrash
+
+go 1.18
