@@ -118,6 +118,8 @@ type AgentHttpServerRecord struct {
 	ProtoMajor uint8
 	ProtoMinor uint8
 	TextLen    [8]uint16
+	TextEnd    uint32
+	BadReads   uint32
 	Pad        uint32
 }
 

@@ -12,7 +12,7 @@
 #define GO_GROUP_SLOTS 8
 /* Eight groups hold at least 28 keys whatever the load; a request with more may
  * lose its parent, never gains a wrong one. */
-#define MAX_GROUPS 16
+#define MAX_GROUPS 8
 #define HMAP_MIN_TOPHASH 5
 
 /* A key as two words, so that a comparison is one branch for the verifier. */

@@ -59,6 +59,8 @@ struct http_server_record {
 	u8 proto_major;
 	u8 proto_minor;
 	u16 text_len[HTTP_TEXTS];
+	u32 text_end; /* sum of text_len */
+	u32 bad_reads; /* texts that could not be read */
 	u32 pad;
 };
 
@@ -220,34 +222,41 @@ struct http_texts {
 
 /* Copies the texts behind the record; max is room that the verifier knows to be
  * free behind each begin. */
-static __always_inline void nethttp_texts(const struct probe *p, struct http_server_record *r,
+static __always_inline void nethttp_texts(struct process *process, struct http_server_record *r,
 					  char *text, u32 room, u32 max, struct goroutine *g,
 					  const struct http_texts *texts)
 {
-	u32 at = 0;
-
+	r->text_end = 0;
 	for (u32 i = 0; i < HTTP_TEXTS; i++) {
+		/* Kept in the record: read back it is any number to the verifier, so
+		 * that what it has checked for one text holds for the next. */
+		u64 at = r->text_end;
 		u64 len = texts->s[i].len;
+		u32 limit = text_max(i) < max ? text_max(i) : max;
+		long err;
 
 		r->text_len[i] = 0;
-		if (len > text_max(i)) {
-			len = text_max(i);
+		barrier_var(at);
+		if (at > room)
+			continue;
+
+		if (len > limit) {
+			len = limit;
 			r->header.flags |= SPAN_TRUNCATED;
 		}
-		if (len > max)
-			len = max;
-		if (!len || at > room)
-			continue;
-		if (i == TEXT_ROUTE) {
-			if (bpf_probe_read_kernel(text + at, len, g->route))
-				continue;
-		} else if (bpf_probe_read_user(text + at, len, (void *)texts->s[i].ptr)) {
-			count(p, COUNT_BAD_READ, 1);
-			continue;
+		barrier_var(len);
+		if (i == TEXT_ROUTE)
+			err = bpf_probe_read_kernel(text + at, len, g->route);
+		else
+			err = bpf_probe_read_user(text + at, len, (void *)texts->s[i].ptr);
+		if (err) {
+			len = 0;
+			r->bad_reads++;
 		}
 		r->text_len[i] = len;
-		at += len;
+		r->text_end += len;
 	}
+	count_in(process, COUNT_BAD_READ, r->bad_reads);
 }
 
 /* Names the ends that are known by now, for all that happens at the end. */
@@ -275,6 +284,7 @@ static __always_inline void nethttp_record(struct http_server_record *r, const s
 	r->proto_minor = e->proto_minor;
 	if (e->tls)
 		r->header.flags |= SPAN_TLS;
+	r->bad_reads = 0;
 	r->pad = 0;
 }
 
@@ -310,7 +320,7 @@ static __always_inline void nethttp_emit(const struct probe *p, struct goroutine
 		if (!small)
 			goto full;
 		nethttp_record(&small->record, p, g, e);
-		nethttp_texts(p, &small->record, small->text, SMALL_TEXT, SMALL_TEXT, g, &texts);
+		nethttp_texts(e->process, &small->record, small->text, SMALL_TEXT, SMALL_TEXT, g, &texts);
 		record_submit(e->process, small);
 		return;
 	}
@@ -318,7 +328,7 @@ static __always_inline void nethttp_emit(const struct probe *p, struct goroutine
 	if (!large)
 		goto full;
 	nethttp_record(&large->record, p, g, e);
-	nethttp_texts(p, &large->record, large->text, LARGE_TEXT, TEXT_MAX, g, &texts);
+	nethttp_texts(e->process, &large->record, large->text, LARGE_TEXT, TEXT_MAX, g, &texts);
 	record_submit(e->process, large);
 	return;
 full:

@@ -18,7 +18,7 @@ type dwarfStruct struct {
 type dwarfField struct {
 	name         string
 	offset, size int64
-	kind         int64 // DW_AT_go_kind of the type, 0 if it has none
+	kind         reflect.Kind // Invalid if DWARF does not tell
 }
 
 type dwarfInfo struct {
@@ -43,15 +43,10 @@ func readDWARF(t testing.TB, path string) *dwarfInfo {
 	if err != nil {
 		t.Fatal(err)
 	}
-	info := &dwarfInfo{make(map[string]dwarfStruct), make(map[string]bool), make(map[string]uint64)}
-	kinds := make(map[dwarf.Offset]int64)
-	origins := make(map[dwarf.Offset]bool)
-	names := make(map[dwarf.Offset]string)
-	type pending struct {
-		s   *dwarf.StructType
-		key string
+	c := dwarfCollector{
+		d: d, info: &dwarfInfo{make(map[string]dwarfStruct), make(map[string]bool), make(map[string]uint64)},
+		names: make(map[dwarf.Offset]string), origins: make(map[dwarf.Offset]bool),
 	}
-	var structs []pending
 	r := d.Reader()
 	for {
 		e, err := r.Next()
@@ -61,41 +56,52 @@ func readDWARF(t testing.TB, path string) *dwarfInfo {
 		if e == nil {
 			break
 		}
-		name, _ := e.Val(dwarf.AttrName).(string)
-		if k, ok := e.Val(attrGoKind).(int64); ok {
-			kinds[e.Offset] = k & 31
-		}
-		if a, ok := e.Val(attrGoRuntimeType).(uint64); ok && a != 0 {
-			info.types[name] = a
-		}
-		switch e.Tag {
-		case dwarf.TagStructType:
-			typ, err := d.Type(e.Offset)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if s, ok := typ.(*dwarf.StructType); ok && reflect.Kind(kinds[e.Offset]) == reflect.Struct {
-				structs = append(structs, pending{s, name})
-			}
-		case dwarf.TagSubprogram:
-			names[e.Offset] = name
-		case dwarf.TagInlinedSubroutine:
-			if o, ok := e.Val(dwarf.AttrAbstractOrigin).(dwarf.Offset); ok {
-				origins[o] = true
-			}
+		if err := c.add(e); err != nil {
+			t.Fatal(err)
 		}
 	}
-	for o := range origins {
-		info.inlined[names[o]] = true
+	for o := range c.origins {
+		c.info.inlined[c.names[o]] = true
 	}
-	for _, p := range structs {
-		s := dwarfStruct{size: p.s.ByteSize}
-		for _, f := range p.s.Field {
-			s.fields = append(s.fields, dwarfField{f.Name, f.ByteOffset, f.Type.Size(), int64(dwarfKind(f.Type))})
+	return c.info
+}
+
+type dwarfCollector struct {
+	d       *dwarf.Data
+	info    *dwarfInfo
+	names   map[dwarf.Offset]string // of functions
+	origins map[dwarf.Offset]bool   // of inlined calls
+}
+
+func (c *dwarfCollector) add(e *dwarf.Entry) error {
+	name, _ := e.Val(dwarf.AttrName).(string)
+	if a, ok := e.Val(attrGoRuntimeType).(uint64); ok && a != 0 {
+		c.info.types[name] = a
+	}
+	switch e.Tag {
+	case dwarf.TagStructType:
+		kind, _ := e.Val(attrGoKind).(int64)
+		typ, err := c.d.Type(e.Offset)
+		if err != nil {
+			return err
 		}
-		info.structs[p.key] = s
+		s, ok := typ.(*dwarf.StructType)
+		if !ok || reflect.Kind(kind&kindMask) != reflect.Struct {
+			break
+		}
+		out := dwarfStruct{size: s.ByteSize}
+		for _, f := range s.Field {
+			out.fields = append(out.fields, dwarfField{f.Name, f.ByteOffset, f.Type.Size(), dwarfKind(f.Type)})
+		}
+		c.info.structs[name] = out
+	case dwarf.TagSubprogram:
+		c.names[e.Offset] = name
+	case dwarf.TagInlinedSubroutine:
+		if o, ok := e.Val(dwarf.AttrAbstractOrigin).(dwarf.Offset); ok {
+			c.origins[o] = true
+		}
 	}
-	return info
+	return nil
 }
 
 // dwarfKind tells the kinds that have a DWARF type of their own.
@@ -219,7 +225,7 @@ func compareField(t *testing.T, b *Binary, name string, want dwarfField) {
 	if int64(got.Offset) != want.offset || int64(got.Size) != want.size {
 		t.Errorf("%s.%s: at %d, %d bytes; DWARF says %d, %d bytes", name, want.name, got.Offset, got.Size, want.offset, want.size)
 	}
-	if k := reflect.Kind(want.kind); k != reflect.Invalid && k != got.Kind &&
+	if k := want.kind; k != reflect.Invalid && k != got.Kind &&
 		!(k == reflect.Pointer && (got.Kind == reflect.Map || got.Kind == reflect.Chan || got.Kind == reflect.Func || got.Kind == reflect.UnsafePointer)) {
 		t.Errorf("%s.%s: kind %s, DWARF says %s", name, want.name, got.Kind, k)
 	}

@@ -86,7 +86,10 @@ func (b *Binary) EntrySite(fn *Func) (Site, error) {
 	}
 	args := b.img.arch.isa().argSet()
 	targets := branchTargets(code)
-	check := b.stackCheck(code)
+	check, ok := b.stackCheck(code)
+	if !ok {
+		return Site{}, &SiteError{fn.Name, "its stack check is of an unknown kind"}
+	}
 	if check >= 0 {
 		if next := check + 1; next < len(code) && code[next].op == opPush && code[next].emulated &&
 			!targets[code[next].addr] && !written(code[:next], args) {
@@ -118,12 +121,13 @@ func (b *Binary) EntrySite(fn *Func) (Site, error) {
 }
 
 // stackCheck returns the index of the conditional branch by which the
-// prologue goes to the call of runtime.morestack, or -1. Large frames compare
-// through a scratch register, and very large ones branch twice: the last
-// branch is the one.
-func (b *Binary) stackCheck(code []insn) int {
+// prologue goes to the call of runtime.morestack, or -1 if it has none. Large
+// frames compare through a scratch register, and very large ones branch
+// twice: the last branch is the one. Not ok: there is a branch to morestack,
+// but not with the condition that a stack check has.
+func (b *Binary) stackCheck(code []insn) (check int, ok bool) {
 	const prologue = 12
-	check := -1
+	check = -1
 	for i := range code[:min(len(code), prologue)] {
 		in := &code[i]
 		if in.op == opJcc && b.callsMorestack(code, in.target) {
@@ -134,10 +138,7 @@ func (b *Binary) stackCheck(code []insn) int {
 			break
 		}
 	}
-	if check >= 0 && code[check].cond != CondBE && code[check].cond != CondLS {
-		return -1
-	}
-	return check
+	return check, check < 0 || code[check].cond == CondBE || code[check].cond == CondLS
 }
 
 // callsMorestack reports whether the block at addr spills arguments and calls
@@ -168,14 +169,11 @@ func (b *Binary) isMorestack(addr uint64) bool {
 	return false
 }
 
-// branchTargets returns where the function's direct branches go. Those back
-// to the function's entry after morestack are left out: the entry site rules
-// allow for them.
+// branchTargets returns where the function's direct branches go.
 func branchTargets(code []insn) map[uint64]bool {
 	t := make(map[uint64]bool)
 	for i := range code {
-		in := &code[i]
-		if in.op == opJcc || in.op == opJmp && !(in.target == code[0].addr && i > 0 && code[i-1].op == opCall) {
+		if in := &code[i]; in.op == opJcc || in.op == opJmp {
 			t[in.target] = true
 		}
 	}

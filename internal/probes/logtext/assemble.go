@@ -47,7 +47,7 @@ type stream struct {
 	lines  int
 	cut    int
 	// crash says that the record may be the runtime's last words, and dying
-	// that it is, for certain.
+	// that it is: by how it was written, or by the stacks in it.
 	crash, dying bool
 }
 
@@ -76,6 +76,10 @@ func (a *Assembler) Write(c Chunk, emit func(event.Log)) {
 		i := bytes.IndexByte(data, '\n')
 		if i < 0 {
 			s.addPartial(c, data)
+			if c.Time-s.partialFrom.Time > int64(holdLongest) {
+				a.partialLine(s, false, emit)
+				a.finish(s, emit)
+			}
 			break
 		}
 		line := data[:i]
@@ -218,7 +222,8 @@ func (a *Assembler) line(s *stream, c Chunk, line []byte, cut int, sameWrite boo
 	a.stats.Lines++
 	line = bytes.TrimSuffix(line, []byte{'\r'})
 	if s.lines > 0 {
-		if s.dying || continues(view(s.record), s.kind, view(line), sameWrite) {
+		endless := !s.crash && c.Time-s.from.Time > int64(holdLongest)
+		if s.dying || !endless && continues(view(s.record), s.kind, view(line), sameWrite) {
 			s.more(line, cut)
 			return
 		}
@@ -241,6 +246,8 @@ func (a *Assembler) line(s *stream, c Chunk, line []byte, cut int, sameWrite boo
 func (s *stream) more(line []byte, cut int) {
 	s.lines++
 	s.cut += cut
+	// Once the stacks of a crash begin, whatever follows belongs to it.
+	s.dying = s.dying || s.crash && startsStack(view(line))
 	if len(s.record)+1+len(line) > maxRecord {
 		s.cut += len(line) + 1
 		return

@@ -29,18 +29,20 @@ func isCrashWord(data string) bool {
 	return data == "panic: " || data == "fatal error: "
 }
 
-// crashGoesOn tells whether line can follow text, which begins as a crash does.
-// Once there is a stack, anything can.
-func crashGoesOn(text, line string) bool {
-	if crashStack(text) >= 0 {
-		return true
-	}
-	for _, p := range []string{"goroutine ", "[signal ", "PC=", "runtime stack:", "panic: ", "fatal error: ", "runtime: ", "runtime."} {
+// crashGoesOn tells whether line can follow what begins as a crash does and
+// has no stack yet. Once there is a stack, anything can.
+func crashGoesOn(line string) bool {
+	for _, p := range [...]string{"goroutine ", "[signal ", "PC=", "runtime stack:", "panic: ", "fatal error: ", "runtime: ", "runtime."} {
 		if strings.HasPrefix(line, p) {
 			return true
 		}
 	}
 	return false
+}
+
+// startsStack tells whether the stacks of a crash begin with line.
+func startsStack(line string) bool {
+	return strings.HasPrefix(line, "goroutine ") || line == "runtime stack:" || strings.HasPrefix(line, "runtime.throw(")
 }
 
 // isSignal recognises "SIGSEGV: segmentation violation".

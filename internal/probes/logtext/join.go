@@ -16,7 +16,7 @@ func continues(held string, kind format, line string, sameWrite bool) bool {
 	case '}', ']', ')':
 		return isClosing(line) && (strings.Contains(held, "\n") || strings.HasSuffix(held, "{") || strings.HasSuffix(held, "[") || strings.HasSuffix(held, "("))
 	}
-	if isCrashStart(held) && crashGoesOn(held, line) {
+	if isCrashStart(held) && crashGoesOn(line) {
 		return true
 	}
 	if kind == formatJSON {

@@ -4,9 +4,59 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"go.opentelemetry.io/otel/log"
+
+	"github.com/plainframework/agent/internal/probes/event"
 )
+
+// TestBoundedTime: no text costs more than its length, as one line and as
+// many.
+func TestBoundedTime(t *testing.T) {
+	redactor, err := NewRedactor(true, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, piece := range []string{
+		"eyJ-", "eyJ.", "ghp_-", "password=", "password='", `a="\"`, `a="x"y `, `"a `, "://a:", "-----BEGIN ", "1234 ", "1", "basic ", "authorization: bearer ",
+		"{", `{"a":`, "[", `{"a":[`, `\u0000`, "\x1b[", "\x1b", "\x00", "\xff", "a=b ", "a=", "goroutine 1 [running]:", "2026/03/04 05:06:07 ", "panic: ",
+		"\tat a.go:1 ", "main.f(", "I0102 15:04:05.067890 1 a.go:1] ", "05:06:07 ", "time=", "= ", ": ", "http: panic serving ", "}", "\\",
+	} {
+		for _, end := range []string{"", "\n", "\n\t"} {
+			text := []byte(strings.Repeat(piece+end, (1<<20)/len(piece+end)))
+			a := New(Options{Rate: -1, Redact: redactor})
+			emit := func(event.Log) {}
+			start := time.Now()
+			for rest := text; len(rest) > 0; {
+				n := min(len(rest), 16<<10)
+				a.Write(Chunk{Time: base, Writer: 1, Data: rest[:n]}, emit)
+				rest = rest[n:]
+			}
+			a.Close(base, emit)
+			if d := time.Since(start); d > 5*time.Second {
+				t.Errorf("1 MiB of %q took %v", piece+end, d)
+			} else if d > time.Second {
+				t.Logf("1 MiB of %q took %v", piece+end, d)
+			}
+		}
+	}
+}
+
+// TestEndless: what never ends is handed on all the same.
+func TestEndless(t *testing.T) {
+	for _, text := range []string{"\tindented\n", "."} {
+		a := New(Options{Rate: -1})
+		n := 0
+		for i := range 300 {
+			a.Write(Chunk{Time: base + int64(i)*int64(50*time.Millisecond), Writer: 1, Data: []byte(text)}, func(event.Log) { n++ })
+			a.Flush(base+int64(i)*int64(50*time.Millisecond), func(event.Log) { n++ })
+		}
+		if n != 1 {
+			t.Errorf("%d records in 15 s of %q", n, text)
+		}
+	}
+}
 
 func TestFloor(t *testing.T) {
 	text := `{"level":"debug","msg":"d"}

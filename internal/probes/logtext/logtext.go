@@ -50,6 +50,8 @@ const (
 	holdRecord = 100 * time.Millisecond
 	holdLine   = time.Second
 	holdCrash  = 2 * time.Second
+	// holdLongest is for a line or record that never seems to end.
+	holdLongest = 10 * time.Second
 )
 
 // Attributes that no semantic convention names.

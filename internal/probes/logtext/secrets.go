@@ -97,6 +97,9 @@ func secretAt(s string, i, start int) (from, to int) {
 		}
 		switch p.text {
 		case "eyJ":
+			if i > 0 && s[i-1] == '-' { // inside of what has been looked at
+				return 0, 0
+			}
 			return i, jwt(s, i)
 		case "-----BEGIN ":
 			return i, privateKey(s, i)
