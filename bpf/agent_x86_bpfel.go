@@ -22,10 +22,11 @@ const (
 	AgentCounterCOUNT_LOST_GOROUTINES_FULL AgentCounter = 3
 	AgentCounterCOUNT_LOST_STACK_FULL      AgentCounter = 4
 	AgentCounterCOUNT_LOST_UNFINISHED      AgentCounter = 5
-	AgentCounterCOUNT_BAD_READ             AgentCounter = 6
-	AgentCounterCOUNT_CONTEXTS_FULL        AgentCounter = 7
-	AgentCounterCOUNT_SERIES_FULL          AgentCounter = 8
-	AgentCounterCOUNTERS                   AgentCounter = 9
+	AgentCounterCOUNT_LOST_STASH_FULL      AgentCounter = 6
+	AgentCounterCOUNT_BAD_READ             AgentCounter = 7
+	AgentCounterCOUNT_CONTEXTS_FULL        AgentCounter = 8
+	AgentCounterCOUNT_SERIES_FULL          AgentCounter = 9
+	AgentCounterCOUNTERS                   AgentCounter = 10
 )
 
 type AgentFrame struct {
@@ -40,18 +41,24 @@ type AgentFrame struct {
 }
 
 type AgentGoroutine struct {
-	_          structs.HostLayout
-	Goid       uint64
-	TraceId    [2]uint64
-	Context    uint64
-	Depth      uint32
-	Sampled    uint32
-	Tracestate uint32
-	RouteLen   uint32
-	Frames     [4]AgentFrame
-	Headers    AgentHeaderValues
-	Route      [128]int8
-	Scratch    [512]uint8
+	_           structs.HostLayout
+	Goid        uint64
+	TraceId     [2]uint64
+	Context     uint64
+	Owner       uint64
+	RootId      uint64
+	Depth       uint32
+	Sampled     uint32
+	Tracestate  uint32
+	RouteLen    uint32
+	Random      uint32
+	StashMissed uint32
+	StashClaims [8]uint32
+	Frames      [4]AgentFrame
+	Stash       [8]AgentStashed
+	Headers     AgentHeaderValues
+	Route       [128]int8
+	Scratch     [512]uint8
 }
 
 type AgentGoroutineKey struct {
@@ -172,13 +179,15 @@ type AgentNethttpLayout struct {
 }
 
 type AgentProcess struct {
-	_        structs.HostLayout
-	Bias     uint64
-	Binary   uint32
-	Pad      uint32
-	Series   [4]uint32
-	Counters [9]uint64
-	Overflow [4]AgentHistogram
+	_             structs.HostLayout
+	Bias          uint64
+	Binary        uint32
+	Pad           uint32
+	Series        [4]uint32
+	KeepNextNs    uint64
+	KeepRefusedNs uint64
+	Counters      [10]uint64
+	Overflow      [4]AgentHistogram
 }
 
 type AgentRecordHeader struct {
@@ -225,6 +234,14 @@ type AgentRuntimeLayout struct {
 	Pad             uint32
 }
 
+type AgentSampler uint32
+
+const (
+	AgentSamplerSAMPLER_RATIO        AgentSampler = 0
+	AgentSamplerSAMPLER_PARENT_RATIO AgentSampler = 1
+	AgentSamplerSAMPLER_PROBABILITY  AgentSampler = 2
+)
+
 type AgentSeries struct {
 	_         structs.HostLayout
 	Histogram AgentHistogram
@@ -248,6 +265,11 @@ type AgentSettings struct {
 	_               structs.HostLayout
 	SampleThreshold uint64
 	SampleAll       uint32
+	Sampler         uint32
+	KeepSlowerNs    uint64
+	KeepIntervalNs  uint64
+	KeepBurstNs     uint64
+	KeepErrors      uint32
 	MaxSeries       uint32
 }
 
@@ -261,7 +283,22 @@ const (
 	AgentSpanFlagsSPAN_HIJACKED      AgentSpanFlags = 16
 	AgentSpanFlagsSPAN_TLS           AgentSpanFlags = 32
 	AgentSpanFlagsSPAN_TRUNCATED     AgentSpanFlags = 64
+	AgentSpanFlagsSPAN_KEPT_ERROR    AgentSpanFlags = 128
+	AgentSpanFlagsSPAN_KEPT_SLOW     AgentSpanFlags = 256
+	AgentSpanFlagsSPAN_KEPT_LIMITED  AgentSpanFlags = 512
+	AgentSpanFlagsSPAN_RANDOM        AgentSpanFlags = 1024
 )
+
+type AgentSqlBody struct {
+	_             structs.HostLayout
+	Key           AgentSeriesKey
+	Db            uint64
+	ConnectorType uint64
+	TextLen       uint32
+	CodeRole      uint32
+	IsExec        uint32
+	Pad           uint32
+}
 
 type AgentSqlEndSite uint32
 
@@ -305,17 +342,21 @@ type AgentSqlLayout struct {
 }
 
 type AgentSqlRecord struct {
-	_             structs.HostLayout
-	Header        AgentRecordHeader
-	Db            uint64
-	ConnectorType uint64
-	DriverType    uint64
-	ErrorType     uint64
-	Code          uint64
-	CodeRole      uint32
-	TextLen       uint32
-	IsExec        uint32
-	Pad           uint32
+	_      structs.HostLayout
+	Header AgentRecordHeader
+	Body   AgentSqlBody
+}
+
+type AgentStashed struct {
+	_        structs.HostLayout
+	RootId   uint64
+	StartNs  uint64
+	EndNs    uint64
+	SpanId   uint64
+	ParentId uint64
+	Kind     uint32
+	Flags    uint32
+	Body     [9]uint64
 }
 
 type AgentTableBucket struct {
@@ -399,15 +440,18 @@ const (
 	AgentVarReferToRecordHeader     = "refer_to_record_header"
 	AgentVarReferToRecordKind       = "refer_to_record_kind"
 	AgentVarReferToRuntimeLayout    = "refer_to_runtime_layout"
+	AgentVarReferToSampler          = "refer_to_sampler"
 	AgentVarReferToSeries           = "refer_to_series"
 	AgentVarReferToSeriesKey        = "refer_to_series_key"
 	AgentVarReferToSettings         = "refer_to_settings"
 	AgentVarReferToSpanFlags        = "refer_to_span_flags"
+	AgentVarReferToSqlBody          = "refer_to_sql_body"
 	AgentVarReferToSqlEndSite       = "refer_to_sql_end_site"
 	AgentVarReferToSqlHandle        = "refer_to_sql_handle"
 	AgentVarReferToSqlKind          = "refer_to_sql_kind"
 	AgentVarReferToSqlLayout        = "refer_to_sql_layout"
 	AgentVarReferToSqlRecord        = "refer_to_sql_record"
+	AgentVarReferToStashed          = "refer_to_stashed"
 	AgentVarReferToTableBucket      = "refer_to_table_bucket"
 	AgentVarReferToTableEntry       = "refer_to_table_entry"
 	AgentVarReferToTypeInfo         = "refer_to_type_info"
@@ -507,15 +551,18 @@ type AgentVariableSpecs struct {
 	ReferToRecordHeader     *ebpf.VariableSpec `ebpf:"refer_to_record_header"`
 	ReferToRecordKind       *ebpf.VariableSpec `ebpf:"refer_to_record_kind"`
 	ReferToRuntimeLayout    *ebpf.VariableSpec `ebpf:"refer_to_runtime_layout"`
+	ReferToSampler          *ebpf.VariableSpec `ebpf:"refer_to_sampler"`
 	ReferToSeries           *ebpf.VariableSpec `ebpf:"refer_to_series"`
 	ReferToSeriesKey        *ebpf.VariableSpec `ebpf:"refer_to_series_key"`
 	ReferToSettings         *ebpf.VariableSpec `ebpf:"refer_to_settings"`
 	ReferToSpanFlags        *ebpf.VariableSpec `ebpf:"refer_to_span_flags"`
+	ReferToSqlBody          *ebpf.VariableSpec `ebpf:"refer_to_sql_body"`
 	ReferToSqlEndSite       *ebpf.VariableSpec `ebpf:"refer_to_sql_end_site"`
 	ReferToSqlHandle        *ebpf.VariableSpec `ebpf:"refer_to_sql_handle"`
 	ReferToSqlKind          *ebpf.VariableSpec `ebpf:"refer_to_sql_kind"`
 	ReferToSqlLayout        *ebpf.VariableSpec `ebpf:"refer_to_sql_layout"`
 	ReferToSqlRecord        *ebpf.VariableSpec `ebpf:"refer_to_sql_record"`
+	ReferToStashed          *ebpf.VariableSpec `ebpf:"refer_to_stashed"`
 	ReferToTableBucket      *ebpf.VariableSpec `ebpf:"refer_to_table_bucket"`
 	ReferToTableEntry       *ebpf.VariableSpec `ebpf:"refer_to_table_entry"`
 	ReferToTypeInfo         *ebpf.VariableSpec `ebpf:"refer_to_type_info"`
@@ -597,15 +644,18 @@ type AgentVariables struct {
 	ReferToRecordHeader     *ebpf.Variable `ebpf:"refer_to_record_header"`
 	ReferToRecordKind       *ebpf.Variable `ebpf:"refer_to_record_kind"`
 	ReferToRuntimeLayout    *ebpf.Variable `ebpf:"refer_to_runtime_layout"`
+	ReferToSampler          *ebpf.Variable `ebpf:"refer_to_sampler"`
 	ReferToSeries           *ebpf.Variable `ebpf:"refer_to_series"`
 	ReferToSeriesKey        *ebpf.Variable `ebpf:"refer_to_series_key"`
 	ReferToSettings         *ebpf.Variable `ebpf:"refer_to_settings"`
 	ReferToSpanFlags        *ebpf.Variable `ebpf:"refer_to_span_flags"`
+	ReferToSqlBody          *ebpf.Variable `ebpf:"refer_to_sql_body"`
 	ReferToSqlEndSite       *ebpf.Variable `ebpf:"refer_to_sql_end_site"`
 	ReferToSqlHandle        *ebpf.Variable `ebpf:"refer_to_sql_handle"`
 	ReferToSqlKind          *ebpf.Variable `ebpf:"refer_to_sql_kind"`
 	ReferToSqlLayout        *ebpf.Variable `ebpf:"refer_to_sql_layout"`
 	ReferToSqlRecord        *ebpf.Variable `ebpf:"refer_to_sql_record"`
+	ReferToStashed          *ebpf.Variable `ebpf:"refer_to_stashed"`
 	ReferToTableBucket      *ebpf.Variable `ebpf:"refer_to_table_bucket"`
 	ReferToTableEntry       *ebpf.Variable `ebpf:"refer_to_table_entry"`
 	ReferToTypeInfo         *ebpf.Variable `ebpf:"refer_to_type_info"`

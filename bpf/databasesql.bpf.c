@@ -18,7 +18,7 @@
  * The text is read at the end, when the driver has touched it: a program cannot
  * fault a page in. Errors of Rows.Next are not part of the operation.
  */
-#include "metric.h"
+#include "stash.h"
 
 enum sql_kind {
 	RECORD_SQL = RECORD_LIBRARY(2),
@@ -56,21 +56,25 @@ struct sql_layout {
 	u64 dsn_connector_type; /* database/sql.dsnConnector; 0: none in this binary */
 };
 
-#define SQL_CODE_MAX 8
+#define SQL_CODE_MAX 8 /* a SQLSTATE has five */
 #define SQL_SMALL_TEXT 512
 #define SQL_LARGE_TEXT 4096
 
-struct sql_record {
-	struct record_header header;
+struct sql_body {
+	struct series_key key; /* error_type; detail: type of the driver, code */
 	u64 db; /* address of the *sql.DB */
 	u64 connector_type; /* of DB.connector, as linked */
-	u64 driver_type; /* of dsnConnector.driver, 0 if the driver has its own connector */
-	u64 error_type; /* 0: no error */
-	u64 code; /* SQLSTATE, eight bytes at most, or a number */
-	u32 code_role; /* enum type_role of code; 0: none */
 	u32 text_len; /* of the query, before it was cut */
+	u32 code_role; /* enum type_role of the code; 0: none */
 	u32 is_exec;
 	u32 pad;
+};
+
+_Static_assert(sizeof(struct sql_body) == STASH_BODY * 8, "a stash holds a body");
+
+struct sql_record {
+	struct record_header header;
+	struct sql_body body;
 };
 
 struct sql_small {
@@ -174,6 +178,7 @@ struct sql_ending {
 	u64 error_type;
 	u64 code; /* SQLSTATE, or a number */
 	u64 series;
+	struct series_key key;
 	u32 code_role;
 	u32 pad;
 };
@@ -221,22 +226,27 @@ static __always_inline void sql_driver(struct sql_ending *e, const struct probe 
 					    p->bias);
 }
 
+/* What follows the header in a record, and is all of it that a stash keeps. */
+static __always_inline void sql_body(struct sql_body *b, struct frame *f,
+				     const struct sql_ending *e)
+{
+	u64 len = f->object[SQL_OBJECT_TEXT_LEN];
+
+	b->key = e->key;
+	b->db = f->object[SQL_OBJECT_DB];
+	b->connector_type = e->connector_type;
+	b->text_len = len > 0xffffffff ? 0xffffffff : len;
+	b->code_role = e->code_role;
+	b->is_exec = f->object[SQL_OBJECT_STATE] >> 63;
+	b->pad = 0;
+}
+
 static __always_inline void sql_record(struct sql_record *r, const struct probe *p,
 				       struct goroutine *g, struct frame *f,
 				       const struct sql_ending *e)
 {
-	u64 len = f->object[SQL_OBJECT_TEXT_LEN];
-
 	record_fill(&r->header, p, g, f, e->end_ns, e->series);
-	r->db = f->object[SQL_OBJECT_DB];
-	r->connector_type = e->connector_type;
-	r->driver_type = e->driver_type;
-	r->error_type = e->error_type;
-	r->code = e->code;
-	r->code_role = e->code_role;
-	r->text_len = len > 0xffffffff ? 0xffffffff : len;
-	r->is_exec = f->object[SQL_OBJECT_STATE] >> 63;
-	r->pad = 0;
+	sql_body(&r->body, f, e);
 }
 
 static __always_inline void sql_text(struct sql_record *r, struct process *process, char *text,
@@ -244,7 +254,7 @@ static __always_inline void sql_text(struct sql_record *r, struct process *proce
 {
 	if (len && bpf_probe_read_user(text, len, (void *)ptr)) {
 		count_in(process, COUNT_BAD_READ, 1);
-		r->text_len = 0;
+		r->body.text_len = 0;
 	}
 }
 
@@ -286,28 +296,52 @@ static __always_inline void sql_measure(const struct probe *p, struct goroutine 
 {
 	u64 len = f->object[SQL_OBJECT_TEXT_LEN];
 	u64 ptr = f->object[SQL_OBJECT_TEXT];
-	struct series_key key = {};
+	struct series_key *key = &e->key;
 
 	if (len > SCRATCH_SIZE)
 		len = SCRATCH_SIZE;
-	key.tgid = p->tgid;
-	key.kind = RECORD_SQL;
+	key->tgid = p->tgid;
+	key->kind = RECORD_SQL;
 	if (len && !bpf_probe_read_user(g->scratch, len, (void *)ptr)) {
 		text_pad(g->scratch, len);
-		key.text = text_hash(g->scratch, len);
+		key->text = text_hash(g->scratch, len);
 	} else {
 		len = 0;
 	}
-	key.error_type = e->error_type;
-	key.detail[0] = e->driver_type ? e->driver_type : e->connector_type;
-	key.detail[1] = e->code;
-	e->series = measure(p, e->process, METRIC_SQL, &key, g->scratch, len, e->code_role,
+	key->error_type = e->error_type;
+	key->detail[0] = e->driver_type ? e->driver_type : e->connector_type;
+	key->detail[1] = e->code;
+	e->series = measure(p, e->process, METRIC_SQL, key, g->scratch, len, e->code_role,
 			    e->end_ns - f->start_ns, db_bounds, sizeof(db_bounds) / sizeof(u64));
 }
 
-static __always_inline void sql_finish(const struct probe *p, const struct sql_layout *l,
-				       struct goroutine *g, struct frame *f, u64 error_tab,
-				       u64 error_data)
+/* The trace is not sampled: the end of its local root may still keep it. */
+static __always_inline void sql_unsampled(const struct probe *p, const struct runtime_layout *rt,
+					  struct goroutine *g, struct frame *f,
+					  const struct sql_ending *e)
+{
+	struct sql_body body;
+	u32 keep;
+
+	if (span_is_local_root(g, f)) {
+		keep = keep_reason(e->process, e->error_type != 0, e->end_ns - f->start_ns);
+		stash_settle(p, e->process, g, keep);
+		f->flags |= keep;
+		if (keep) {
+			sql_emit(p, g, f, e);
+			return;
+		}
+	} else {
+		sql_body(&body, f, e);
+		if (stash_add(p, rt, g, f, e->end_ns, &body))
+			return;
+	}
+	count_in(e->process, COUNT_SAMPLED_OUT, 1);
+}
+
+static __always_inline void sql_finish(const struct probe *p, const struct runtime_layout *rt,
+				       const struct sql_layout *l, struct goroutine *g,
+				       struct frame *f, u64 error_tab, u64 error_data)
 {
 	struct sql_ending e = {};
 
@@ -321,7 +355,7 @@ static __always_inline void sql_finish(const struct probe *p, const struct sql_l
 		if (g->sampled)
 			sql_emit(p, g, f, &e);
 		else
-			count_in(e.process, COUNT_SAMPLED_OUT, 1);
+			sql_unsampled(p, rt, g, f, &e);
 	}
 	span_pop(p, g);
 }
@@ -377,6 +411,6 @@ int sql_end(struct pt_regs *ctx)
 		error_tab = words[1];
 		error_data = words[2];
 	}
-	sql_finish(&p, l, g, f, error_tab, error_data);
+	sql_finish(&p, rt, l, g, f, error_tab, error_data);
 	return 0;
 }

@@ -26,6 +26,10 @@ enum span_flags {
 	SPAN_HIJACKED = 1 << 4,
 	SPAN_TLS = 1 << 5,
 	SPAN_TRUNCATED = 1 << 6, /* a text was longer than its bound */
+	SPAN_KEPT_ERROR = 1 << 7, /* not sampled, kept because its local root failed */
+	SPAN_KEPT_SLOW = 1 << 8, /* likewise, because that took long */
+	SPAN_KEPT_LIMITED = 1 << 9, /* others like it were not kept, for there were too many */
+	SPAN_RANDOM = 1 << 10, /* the trace id is random: the W3C flag */
 };
 
 /* Begins every ring record. Times are CLOCK_MONOTONIC in ns. Ids are bytes in the
@@ -52,6 +56,7 @@ enum counter {
 	COUNT_LOST_GOROUTINES_FULL, /* more open spans than the map holds */
 	COUNT_LOST_STACK_FULL, /* spans nested deeper than a goroutine's stack of spans */
 	COUNT_LOST_UNFINISHED, /* begun, but its end was never seen */
+	COUNT_LOST_STASH_FULL, /* children of a kept trace, more than are remembered */
 	COUNT_BAD_READ, /* the span was kept, a text of it could not be read */
 	COUNT_CONTEXTS_FULL, /* children on other goroutines cannot find this parent */
 	COUNT_SERIES_FULL, /* measured in the overflow series: too many series */
@@ -96,14 +101,27 @@ struct process {
 	u32 binary;
 	u32 pad;
 	u32 series[METRICS]; /* how many there are */
+	u64 keep_next_ns; /* of the limit of kept traces: when the next one is due */
+	u64 keep_refused_ns; /* when one was refused last */
 	u64 counters[COUNTERS];
 	struct histogram overflow[METRICS];
 };
 
+enum sampler {
+	SAMPLER_RATIO, /* by the trace id alone */
+	SAMPLER_PARENT_RATIO, /* as a remote parent has decided, else by the trace id */
+	SAMPLER_PROBABILITY, /* OpenTelemetry's consistent sampling */
+};
+
 /* Agent-wide settings, changed while programs run. */
 struct settings {
-	u64 sample_threshold; /* keep iff the low 64 bits of the trace id are below it */
-	u32 sample_all; /* rate 1.0: the threshold would be 2^64 */
+	u64 sample_threshold; /* of the sampler's number, see sample() */
+	u32 sample_all; /* rate 1.0 */
+	u32 sampler; /* enum sampler */
+	u64 keep_slower_ns; /* keep traces whose local root took longer; 0: no */
+	u64 keep_interval_ns; /* between kept traces of a process, on average */
+	u64 keep_burst_ns; /* how far ahead of the average they may come */
+	u32 keep_errors; /* keep traces whose local root failed */
 	u32 max_series; /* of one metric and process */
 };
 

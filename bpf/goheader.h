@@ -154,7 +154,7 @@ static __always_inline int hex_digit(char c)
 
 /* Version ff is forbidden; a version above 00 may go on after a further dash. */
 static __always_inline bool traceparent_parse(const char *s, u64 len, u64 trace_id[2],
-					      u64 *parent_id)
+					      u64 *parent_id, u32 *flags)
 {
 	u8 id[26] = {}; /* version, 16 + 8 bytes of ids, flags */
 	u32 at = 0;
@@ -176,6 +176,7 @@ static __always_inline bool traceparent_parse(const char *s, u64 len, u64 trace_
 		return false;
 	__builtin_memcpy(trace_id, &id[1], 16);
 	__builtin_memcpy(parent_id, &id[17], 8);
+	*flags = id[25];
 	return (trace_id[0] || trace_id[1]) && *parent_id;
 }
 

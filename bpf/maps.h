@@ -37,16 +37,39 @@ struct frame {
 	u32 flags; /* enum span_flags */
 };
 
+/* An ended child of a local root that is not sampled, remembered in case that the root
+ * fails. Its record is rebuilt from this and, for the text, from its series: the body of
+ * every record begins with the key of its series. */
+#define MAX_STASHED 8
+#define STASH_BODY 9 /* words */
+
+struct stashed {
+	u64 root_id; /* span_id of the local root */
+	u64 start_ns;
+	u64 end_ns;
+	u64 span_id;
+	u64 parent_id;
+	u32 kind;
+	u32 flags;
+	u64 body[STASH_BODY];
+};
+
 /* The open spans of one goroutine, innermost last. All belong to one trace. */
 struct goroutine {
 	u64 goid; /* a g struct is used again for other goroutines */
 	u64 trace_id[2];
 	u64 context; /* registered in contexts by the server span */
+	u64 owner; /* g that holds the local root, 0: this one does */
+	u64 root_id; /* span_id of the local root */
 	u32 depth;
 	u32 sampled;
 	u32 tracestate; /* the incoming request had one */
 	u32 route_len;
+	u32 random; /* the trace id is random */
+	u32 stash_missed; /* children for which there was no room */
+	u32 stash_claims[MAX_STASHED]; /* taken as in table.h: children may be elsewhere */
 	struct frame frames[MAX_FRAMES];
+	struct stashed stash[MAX_STASHED];
 	struct header_values headers; /* found last */
 	char route[ROUTE_MAX];
 	/* Room to read into: a program may be preempted, so per-CPU memory will

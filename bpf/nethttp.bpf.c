@@ -13,7 +13,7 @@
  * What the span says is read at its end, and only for spans that are kept.
  */
 #include "goheader.h"
-#include "metric.h"
+#include "stash.h"
 
 enum nethttp_kind {
 	RECORD_HTTP_SERVER = RECORD_LIBRARY(1),
@@ -98,6 +98,7 @@ static __always_inline u64 nethttp_remote_parent(struct goroutine *g, u64 header
 						 const struct runtime_layout *rt)
 {
 	u64 trace_id[2], parent_id = 0;
+	u32 flags = 0;
 	struct go_string *s = &g->headers.value[HEADER_TRACEPARENT];
 
 	headers_find(header_map, g, rt);
@@ -106,12 +107,13 @@ static __always_inline u64 nethttp_remote_parent(struct goroutine *g, u64 header
 	if (bpf_probe_read_user(g->scratch, TRACEPARENT_LEN + 1, (void *)s->ptr))
 		if (bpf_probe_read_user(g->scratch, TRACEPARENT_LEN, (void *)s->ptr))
 			return 0;
-	if (!traceparent_parse((const char *)g->scratch, s->len, trace_id, &parent_id))
+	if (!traceparent_parse((const char *)g->scratch, s->len, trace_id, &parent_id, &flags))
 		return 0;
 	g->trace_id[0] = trace_id[0];
 	g->trace_id[1] = trace_id[1];
 	g->tracestate = g->headers.value[HEADER_TRACESTATE].len != 0;
-	g->sampled = sample(g->trace_id[1]);
+	g->random = !!(flags & TRACE_FLAG_RANDOM);
+	g->sampled = sample(g->trace_id[1], true, flags);
 	return parent_id;
 }
 
@@ -415,7 +417,7 @@ static __always_inline void nethttp_end(const struct probe *p, const struct neth
 	struct nethttp_ending e = { .layout = l, .runtime = rt, .panic_type = panic_type };
 	struct frame *f = &g->frames[0];
 	u64 response = f->object[SERVER_RESPONSE];
-	u32 size;
+	u32 size, keep = 0;
 
 	e.end_ns = bpf_ktime_get_ns();
 	e.process = process_of(p);
@@ -437,7 +439,14 @@ static __always_inline void nethttp_end(const struct probe *p, const struct neth
 	e.tls = *(u64 *)&g->scratch[l->request_tls & (SCRATCH_SIZE - 8)] != 0;
 
 	nethttp_measure(p, g, &e);
-	if (g->sampled)
+	if (!g->sampled) {
+		keep = keep_reason(e.process,
+				   e.status >= 500 || (flags & (SPAN_PANIC | SPAN_GOEXIT)),
+				   e.end_ns - f->start_ns);
+		stash_settle(p, e.process, g, keep);
+		f->flags |= keep;
+	}
+	if (g->sampled || keep)
 		nethttp_emit(p, g, &e);
 	else
 		count_in(e.process, COUNT_SAMPLED_OUT, 1);

@@ -148,6 +148,11 @@ static __always_inline struct goroutine *goroutine_add(const struct probe *p,
 	g->sampled = 0;
 	g->tracestate = 0;
 	g->route_len = 0;
+	g->random = 0;
+	g->owner = 0;
+	g->root_id = 0;
+	g->stash_missed = 0;
+	__builtin_memset(g->stash_claims, 0, sizeof(g->stash_claims));
 	table_publish(e, p->goroutine);
 	return g;
 }
@@ -185,22 +190,41 @@ static __always_inline u64 random_id(void)
 	return id ? id : 1; /* all zero is not a valid id */
 }
 
-/* The decision of OpenTelemetry's TraceIdRatioBased as the Python SDK takes it. */
-static __always_inline bool sample(u64 trace_id_low_be)
+static __always_inline struct settings *settings_get(void)
 {
 	u32 zero = 0;
-	struct settings *s = bpf_map_lookup_elem(&agent_settings, &zero);
+
+	return bpf_map_lookup_elem(&agent_settings, &zero);
+}
+
+#define TRACE_FLAG_SAMPLED 1
+#define TRACE_FLAG_RANDOM 2
+
+/* Decides where a trace starts here. SAMPLER_RATIO is OpenTelemetry's TraceIdRatioBased
+ * as the Python SDK has it: keep what is below the threshold. SAMPLER_PROBABILITY keeps
+ * what is at or above it, of the low 56 bits: the other end of the range. */
+static __always_inline bool sample(u64 trace_id_low_be, bool remote, u32 trace_flags)
+{
+	struct settings *s = settings_get();
+	u64 number = __builtin_bswap64(trace_id_low_be);
 
 	if (!s)
 		return false;
-	return s->sample_all || __builtin_bswap64(trace_id_low_be) < s->sample_threshold;
+	if (s->sampler == SAMPLER_PARENT_RATIO && remote)
+		return trace_flags & TRACE_FLAG_SAMPLED;
+	if (s->sample_all)
+		return true;
+	if (s->sampler == SAMPLER_PROBABILITY)
+		return (number & ((1ULL << 56) - 1)) >= s->sample_threshold;
+	return number < s->sample_threshold;
 }
 
 static __always_inline void trace_new(struct goroutine *g)
 {
 	g->trace_id[0] = random_u64();
 	g->trace_id[1] = random_id();
-	g->sampled = sample(g->trace_id[1]);
+	g->random = 1;
+	g->sampled = sample(g->trace_id[1], false, 0);
 }
 
 /* Where the open spans are that a context.Context stems from; 0 if nowhere. Walks
@@ -273,6 +297,8 @@ static __always_inline struct frame *span_push(const struct probe *p, struct gor
 	f->span_id = random_id();
 	f->parent_id = parent_id;
 	f->start_ns = bpf_ktime_get_ns();
+	if (!g->root_id)
+		g->root_id = f->span_id;
 	g->depth = depth + 1;
 	return f;
 }
@@ -281,13 +307,15 @@ static __always_inline struct frame *span_push(const struct probe *p, struct gor
  * started it; NULL if there is none. */
 static __always_inline struct goroutine *span_owner(const struct probe *p,
 						    const struct runtime_layout *rt,
-						    u64 context_itab, u64 context_data)
+						    u64 context_itab, u64 context_data,
+						    u64 *owner)
 {
 	struct goroutine_key key = { .address = p->goroutine, .tgid = p->tgid };
 	u64 address = context_owner(p, context_itab, context_data);
 	struct lineage *l;
 	struct goroutine *g;
 
+	*owner = address;
 	if (address)
 		return goroutine_find(p, rt, address);
 	if (!rt->g_m)
@@ -295,6 +323,7 @@ static __always_inline struct goroutine *span_owner(const struct probe *p,
 	l = bpf_map_lookup_elem(&lineages, &key);
 	if (!l || l->goid != go_word(p->goroutine + rt->g_goid))
 		return NULL;
+	*owner = l->owner;
 	g = goroutine_find(p, rt, l->owner);
 	return g && g->frames[0].span_id == l->span_id ? g : NULL;
 }
@@ -306,11 +335,11 @@ static __always_inline struct frame *span_begin_child(const struct probe *p,
 						      u64 context_itab, u64 context_data)
 {
 	struct goroutine *g, *owner;
-	u64 parent_id = 0;
+	u64 parent_id = 0, owner_address = 0;
 
 	g = goroutine_find(p, rt, p->goroutine);
 	if (!g) {
-		owner = span_owner(p, rt, context_itab, context_data);
+		owner = span_owner(p, rt, context_itab, context_data, &owner_address);
 		g = goroutine_add(p, rt);
 		if (!g) {
 			count(p, COUNT_LOST_GOROUTINES_FULL, 1);
@@ -320,6 +349,9 @@ static __always_inline struct frame *span_begin_child(const struct probe *p,
 			g->trace_id[0] = owner->trace_id[0];
 			g->trace_id[1] = owner->trace_id[1];
 			g->sampled = owner->sampled;
+			g->random = owner->random;
+			g->root_id = owner->root_id;
+			g->owner = owner_address;
 			parent_id = owner->frames[0].span_id;
 		} else {
 			trace_new(g);
@@ -362,7 +394,7 @@ static __always_inline void record_fill(struct record_header *r, const struct pr
 {
 	r->kind = f->kind;
 	r->tgid = p->tgid;
-	r->flags = f->flags;
+	r->flags = f->flags | (g->random ? SPAN_RANDOM : 0);
 	r->binary = p->binary;
 	r->start_ns = f->start_ns;
 	r->end_ns = end_ns;
@@ -377,6 +409,81 @@ static __always_inline void record_submit(struct process *process, void *record)
 {
 	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
 	count_in(process, COUNT_EMITTED, 1);
+}
+
+/* Is this the span that decides for its trace, as far as it is here? */
+static __always_inline bool span_is_local_root(const struct goroutine *g, const struct frame *f)
+{
+	return g->root_id == f->span_id;
+}
+
+/* Whether a trace that is not sampled is kept all the same, by how its local root
+ * ended: the flag that says why, or 0. */
+static __always_inline u32 keep_reason(struct process *process, bool failed, u64 ns)
+{
+	struct settings *s = settings_get();
+	u64 now, due;
+	u32 flag = 0;
+
+	if (!s)
+		return 0;
+	if (failed && s->keep_errors)
+		flag = SPAN_KEPT_ERROR;
+	else if (s->keep_slower_ns && ns > s->keep_slower_ns)
+		flag = SPAN_KEPT_SLOW;
+	if (!flag)
+		return 0;
+	/* A limit on average and burst. Two CPUs that meet here may pass one too many. */
+	now = bpf_ktime_get_ns();
+	due = process->keep_next_ns;
+	if (due > now + s->keep_burst_ns) {
+		process->keep_refused_ns = now;
+		return 0;
+	}
+	process->keep_next_ns = (due > now ? due : now) + s->keep_interval_ns;
+	if (process->keep_refused_ns && now - process->keep_refused_ns < 10000000000ULL)
+		flag |= SPAN_KEPT_LIMITED;
+	return flag;
+}
+
+static __always_inline bool keep_possible(void)
+{
+	struct settings *s = settings_get();
+
+	return s && (s->keep_errors || s->keep_slower_ns);
+}
+
+/* Remembers an ended child until its local root ends; body is STASH_BODY words. False:
+ * nothing waits for it. */
+static __always_inline bool stash_add(const struct probe *p, const struct runtime_layout *rt,
+				      struct goroutine *g, const struct frame *f, u64 end_ns,
+				      const void *body)
+{
+	struct goroutine *owner = g->owner ? goroutine_find(p, rt, g->owner) : g;
+	u64 root_id = g->root_id;
+
+	if (!owner || owner->root_id != root_id || !keep_possible())
+		return false;
+	for (u32 i = 0; i < MAX_STASHED; i++) {
+		struct stashed *s = &owner->stash[i];
+
+		if (*(volatile u32 *)&owner->stash_claims[i])
+			continue;
+		__sync_fetch_and_add(&owner->stash_claims[i], 1);
+		if (*(volatile u32 *)&owner->stash_claims[i] != 1)
+			continue;
+		s->start_ns = f->start_ns;
+		s->end_ns = end_ns;
+		s->span_id = f->span_id;
+		s->parent_id = f->parent_id;
+		s->kind = f->kind;
+		s->flags = f->flags;
+		__builtin_memcpy(s->body, body, sizeof(s->body));
+		s->root_id = root_id;
+		return true;
+	}
+	__sync_fetch_and_add(&owner->stash_missed, 1);
+	return true;
 }
 
 #endif

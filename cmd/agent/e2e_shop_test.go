@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"slices"
@@ -35,34 +36,35 @@ type visit struct {
 type query struct {
 	name, text string
 	fails      bool
+	system     string // "" for sqlite
 }
 
 const itemByID = "SELECT name, price FROM items WHERE id = ?"
 
 var (
-	oneItem = []query{{"SELECT items", itemByID, false}}
-	touched = []query{{"SELECT items", "SELECT count(*) FROM items", false}}
+	oneItem = []query{{"SELECT items", itemByID, false, ""}}
+	touched = []query{{"SELECT items", "SELECT count(*) FROM items", false, ""}}
 )
 
 var visits = []visit{
 	{path: "/plain", route: "/plain", status: 200},
-	{path: "/items", route: "/items", status: 200, sql: []query{{"SELECT items", "SELECT id, name FROM items ORDER BY name LIMIT ?", false}}},
+	{path: "/items", route: "/items", status: 200, sql: []query{{"SELECT items", "SELECT id, name FROM items ORDER BY name LIMIT ?", false, ""}}},
 	{path: "/items/7", route: "/items/{id}", status: 200, sql: oneItem},
 	{path: "/items/999", route: "/items/{id}", status: 404, sql: oneItem}, // no row is no error of the query
 	{path: "/mw/7", route: "/mw/{id}", status: 200, sql: oneItem},
 	{path: "/stmt/7", route: "/stmt/{id}", status: 200, sql: oneItem},
-	{path: "/literal/7", route: "/literal/{id}", status: 200, sql: []query{{"SELECT items", itemByID + " AND name <> ?", false}}},
-	{path: "/conn/7", route: "/conn/{id}", status: 200, sql: append([]query{{"UPDATE items", "UPDATE items SET stock = stock WHERE id = ?", false}}, oneItem...)},
+	{path: "/literal/7", route: "/literal/{id}", status: 200, sql: []query{{"SELECT items", itemByID + " AND name <> ?", false, ""}}},
+	{path: "/conn/7", route: "/conn/{id}", status: 200, sql: append([]query{{"UPDATE items", "UPDATE items SET stock = stock WHERE id = ?", false, ""}}, oneItem...)},
 	{path: "/report", route: "/report", status: 200, sql: []query{
-		{"SELECT items", "SELECT min(stock) FROM items", false}, {"SELECT items", "SELECT count(*) FROM items", false},
-		{"SELECT orders", "SELECT count(*) FROM orders", false}, {"SELECT items", "SELECT max(price) FROM items", false},
-		{"SELECT order_lines", "SELECT count(*) FROM order_lines", false}}},
+		{"SELECT items", "SELECT min(stock) FROM items", false, ""}, {"SELECT items", "SELECT count(*) FROM items", false, ""},
+		{"SELECT orders", "SELECT count(*) FROM orders", false, ""}, {"SELECT items", "SELECT max(price) FROM items", false, ""},
+		{"SELECT order_lines", "SELECT count(*) FROM order_lines", false, ""}}},
 	{method: "POST", path: "/orders", route: "/orders", status: 201, sql: []query{
-		{"SELECT items", "SELECT price FROM items WHERE id = ?", false}, {"DELETE order_lines", "DELETE FROM order_lines WHERE order_id = ?", false},
-		{"INSERT REPLACE orders", "INSERT OR REPLACE INTO orders (id, customer, total) VALUES (?, ?, ?)", false},
-		{"INSERT order_lines", "INSERT INTO order_lines (order_id, item_id, amount) VALUES (?, ?, ?)", false},
-		{"UPDATE items", "UPDATE items SET stock = stock - ? WHERE id = ?", false}}},
-	{path: "/sqlerror", route: "/sqlerror", status: 500, sql: []query{{"SELECT no_such_table", "SELECT name FROM no_such_table WHERE id = ?", true}}},
+		{"SELECT items", "SELECT price FROM items WHERE id = ?", false, ""}, {"DELETE order_lines", "DELETE FROM order_lines WHERE order_id = ?", false, ""},
+		{"INSERT REPLACE orders", "INSERT OR REPLACE INTO orders (id, customer, total) VALUES (?, ?, ?)", false, ""},
+		{"INSERT order_lines", "INSERT INTO order_lines (order_id, item_id, amount) VALUES (?, ?, ?)", false, ""},
+		{"UPDATE items", "UPDATE items SET stock = stock - ? WHERE id = ?", false, ""}}},
+	{path: "/sqlerror", route: "/sqlerror", status: 500, sql: []query{{"SELECT no_such_table", "SELECT name FROM no_such_table WHERE id = ?", true, ""}}},
 	{path: "/error", route: "/error", status: 500},
 	{path: "/panic", route: "/panic", hidden: true, sql: touched},
 	{path: "/abort", route: "/abort", hidden: true, sql: touched},
@@ -76,14 +78,15 @@ var visits = []visit{
 	{path: "/nothing", status: 404},
 	{method: "DELETE", path: "/plain", status: 405},
 	{method: "BREW", path: "/nothing", status: 404},
-	{path: "/sqlfail/closedstmt", route: "/sqlfail/{kind}", status: 503, sql: []query{{"SELECT items", "SELECT name FROM items WHERE id = ?", true}}},
-	{path: "/sqlfail/txdone", route: "/sqlfail/{kind}", status: 503, sql: []query{{"DELETE orders", "DELETE FROM orders", true}}},
-	{path: "/sqlfail/conndone", route: "/sqlfail/{kind}", status: 503, sql: []query{{"SELECT", "SELECT ?", true}}},
-	{path: "/sqlfail/pooltimeout", route: "/sqlfail/{kind}", status: 503, min: 20 * time.Millisecond, sql: []query{{"SELECT items", "SELECT name FROM items WHERE id = ?", true}}},
-	{path: "/sqlfail/dbdown", route: "/sqlfail/{kind}", status: 503, sql: []query{{"SELECT", "SELECT ?", true}}},
-	{path: "/sqlfail/dbclosed", route: "/sqlfail/{kind}", status: 503, sql: []query{{"SELECT", "SELECT ?", true}}},
-	{path: "/sqlfail/canceled", route: "/sqlfail/{kind}", status: 503, sql: []query{{"SELECT", "SELECT ?", true}}},
-	{path: "/sqlfail/constraint", route: "/sqlfail/{kind}", status: 503, sql: []query{{"INSERT items", "INSERT INTO items (id, name, price, stock) VALUES (?, ?, ?, ?)", true}}},
+	{path: "/sqlfail/closedstmt", route: "/sqlfail/{kind}", status: 503, sql: []query{{"SELECT items", "SELECT name FROM items WHERE id = ?", true, ""}}},
+	{path: "/sqlfail/txdone", route: "/sqlfail/{kind}", status: 503, sql: []query{{"DELETE orders", "DELETE FROM orders", true, ""}}},
+	// A closed sql.Conn has forgotten its database, and with it the driver.
+	{path: "/sqlfail/conndone", route: "/sqlfail/{kind}", status: 503, sql: []query{{"SELECT", "SELECT ?", true, "other_sql"}}},
+	{path: "/sqlfail/pooltimeout", route: "/sqlfail/{kind}", status: 503, min: 20 * time.Millisecond, sql: []query{{"SELECT items", "SELECT name FROM items WHERE id = ?", true, ""}}},
+	{path: "/sqlfail/dbdown", route: "/sqlfail/{kind}", status: 503, sql: []query{{"SELECT", "SELECT ?", true, ""}}},
+	{path: "/sqlfail/dbclosed", route: "/sqlfail/{kind}", status: 503, sql: []query{{"SELECT", "SELECT ?", true, ""}}},
+	{path: "/sqlfail/canceled", route: "/sqlfail/{kind}", status: 503, sql: []query{{"SELECT", "SELECT ?", true, ""}}},
+	{path: "/sqlfail/constraint", route: "/sqlfail/{kind}", status: 503, sql: []query{{"INSERT items", "INSERT INTO items (id, name, price, stock) VALUES (?, ?, ?, ?)", true, ""}}},
 }
 
 func (v visit) verb() string {
@@ -276,7 +279,7 @@ func (v visit) checkChildren(f *findings, parent observer.Span, got []observer.S
 		if s.Status != wantStatus || q.fails != (s.Attrs.Text("error.type") != "") {
 			f.wrong("%v: %q has status %v and error.type %q", v, q.text, s.Status, s.Attrs.Text("error.type"))
 		}
-		if s.TraceID != parent.TraceID || s.Kind != trace.SpanKindClient || s.Attrs.Text("db.system.name") != "sqlite" || s.Attrs.Text("db.query.summary") != q.name {
+		if s.TraceID != parent.TraceID || s.Kind != trace.SpanKindClient || s.Attrs.Text("db.system.name") != cmp.Or(q.system, "sqlite") || s.Attrs.Text("db.query.summary") != q.name {
 			f.wrong("%v: %s", v, summary(s))
 		}
 		if s.Duration() <= 0 || s.Start.Before(parent.Start) || s.End.After(parent.End) {

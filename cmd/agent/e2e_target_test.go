@@ -233,6 +233,11 @@ func (e *e2e) testTargets(t *testing.T) {
 		return true
 	})
 	a.finish(t)
+	for _, s := range []server{one, other, third, fourth} {
+		if n := patched(t, s.pid()); n != 0 {
+			t.Errorf("process %d has %d bytes of traps after the agent has gone", s.pid(), n)
+		}
+	}
 }
 
 func copyFile(t *testing.T, from, to string) {

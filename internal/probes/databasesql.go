@@ -152,17 +152,14 @@ func decodeSQL(d *decoding, raw []byte, span *event.Span) error {
 		return err
 	}
 	span.Kind = trace.SpanKindClient
-	driver := r.ConnectorType
-	if r.DriverType != 0 {
-		driver = r.DriverType
-	}
-	system := d.dbSystem(driver)
+	body := &r.Body
+	system := d.dbSystem(body.Key.Detail[0])
 	d.str("db.system.name", system)
 	span.Name = system
 
-	text := payload[:min(int(r.TextLen), len(payload))]
+	text := payload[:min(int(body.TextLen), len(payload))]
 	if len(text) > 0 {
-		q := d.sql.Query(validText(text), int(r.TextLen) > len(text), system)
+		q := d.sql.Query(validText(text), int(body.TextLen) > len(text), system)
 		d.str("db.query.text", q.Text)
 		if q.Summary != "" {
 			d.str("db.query.summary", q.Summary)
@@ -172,10 +169,10 @@ func decodeSQL(d *decoding, raw []byte, span *event.Span) error {
 			d.str("db.operation.name", q.Operation)
 		}
 	}
-	if r.ErrorType != 0 {
+	if body.Key.ErrorType != 0 {
 		span.Status = codes.Error
-		d.str("error.type", d.sqlErrorType(r.ErrorType))
-		if code := sqlCode(r.Code, r.CodeRole); code != "" {
+		d.str("error.type", d.sqlErrorType(body.Key.ErrorType))
+		if code := sqlCode(body.Key.Detail[1], body.CodeRole); code != "" {
 			d.str("db.response.status_code", code)
 		}
 	}

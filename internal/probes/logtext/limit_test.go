@@ -24,7 +24,7 @@ func TestBoundedTime(t *testing.T) {
 		"\tat a.go:1 ", "main.f(", "I0102 15:04:05.067890 1 a.go:1] ", "05:06:07 ", "time=", "= ", ": ", "http: panic serving ", "}", "\\",
 	} {
 		for _, end := range []string{"", "\n", "\n\t"} {
-			text := []byte(strings.Repeat(piece+end, (1<<20)/len(piece+end)))
+			text := []byte(strings.Repeat(piece+end, (1<<18)/len(piece+end)))
 			a := New(Options{Rate: -1, Redact: redactor})
 			emit := func(event.Log) {}
 			start := time.Now()
@@ -35,9 +35,9 @@ func TestBoundedTime(t *testing.T) {
 			}
 			a.Close(base, emit)
 			if d := time.Since(start); d > 5*time.Second {
-				t.Errorf("1 MiB of %q took %v", piece+end, d)
+				t.Errorf("256 KiB of %q took %v", piece+end, d)
 			} else if d > time.Second {
-				t.Logf("1 MiB of %q took %v", piece+end, d)
+				t.Logf("256 KiB of %q took %v", piece+end, d)
 			}
 		}
 	}

@@ -85,7 +85,7 @@ func endsPath(rest string) bool {
 }
 
 var shortNames = map[string]string{
-	"pq": "postgresql", "pgx": "postgresql", "pgdriver": "postgresql",
+	"pq": "postgresql", "pgx": "postgresql", "stdlib": "postgresql", "pgdriver": "postgresql",
 	"mysql":   "mysql",
 	"sqlite3": "sqlite", "sqlite": "sqlite", "libsql": "sqlite",
 	"mssql":  "microsoft.sql_server",

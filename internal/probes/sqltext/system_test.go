@@ -18,6 +18,7 @@ func TestSystemForDriver(t *testing.T) {
 		"*github.com/lib/pq.Connector":                      postgres,
 		"*pq.conn":                                          postgres,
 		"*github.com/jackc/pgx/v5/stdlib.Conn":              postgres,
+		"*stdlib.Conn":                                      postgres,
 		"*github.com/jackc/pgx/v4/stdlib.Driver":            postgres,
 		"github.com/jackc/pgx/v5/stdlib":                    postgres,
 		"*github.com/go-sql-driver/mysql.mysqlConn":         semconv.DBSystemNameMySQL.Value.AsString(),
