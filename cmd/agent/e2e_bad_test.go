@@ -240,7 +240,7 @@ func (e *e2e) testNoToken(t *testing.T) {
 	if n := patched(t, shop.pid()); n != 0 {
 		t.Errorf("%d traps in the shop", n)
 	}
-	if n := strings.Count(a.output(), "PLAIN_CLOUD_EXPORT_TOKEN"); n != 1 {
+	if n := strings.Count(a.output(), "no token"); n != 1 || !strings.Contains(a.output(), "PLAIN_CLOUD_EXPORT_TOKEN") {
 		t.Errorf("the missing token is mentioned %d times:\n%s", n, a.output())
 	}
 	if spans := a.finish(t); len(spans) > 0 {

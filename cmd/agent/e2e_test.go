@@ -188,7 +188,14 @@ func (p *proc) ends(within time.Duration) bool {
 }
 
 // running tells whether the process has not ended.
-func (p *proc) running() bool { return !p.ends(0) }
+func (p *proc) running() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
 
 // eventually polls until done returns true.
 func eventually(t *testing.T, within time.Duration, what string, done func() bool) {

@@ -25,7 +25,11 @@ func startProbes(cfg config.Config, sink event.Sink, logger *slog.Logger) (probe
 	agent, err := probes.New(probes.Options{
 		PIDs:            cfg.Targets.PIDs,
 		Exes:            cfg.Targets.Exes,
-		SampleRate:      cfg.Traces.SampleRate,
+		Sampling: probes.Sampling{
+			Rate: cfg.Traces.SampleRate, Sampler: cfg.Traces.Sampler,
+			KeepErrors: cfg.Traces.KeepErrors, KeepSlowerThan: cfg.Traces.KeepSlowerThan,
+			KeepLimit: cfg.Traces.KeepLimit,
+		},
 		Version:         readVersion().Version,
 		RingSize:        int(cfg.Probes.RingSize),
 		MaxOpenSpans:    cfg.Probes.MaxInFlight,

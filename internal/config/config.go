@@ -90,6 +90,7 @@ type Traces struct {
 	Sampler         string        `koanf:"sampler"`
 	KeepErrors      bool          `koanf:"keep_errors"`      // keep traces whose local root failed
 	KeepSlowerThan  time.Duration `koanf:"keep_slower_than"` // and those that took longer; 0 is off
+	KeepLimit       int           `koanf:"keep_limit"`       // of such traces, a second and process
 	SQLTransactions bool          `koanf:"sql_transactions"` // spans for begin, commit and rollback
 }
 
@@ -146,10 +147,10 @@ func Default() Config {
 			QueueSize:   32 << 20,
 			RetryFor:    time.Minute,
 		},
-		Traces:  Traces{SampleRate: 1, Sampler: SamplerRatio, KeepErrors: true},
+		Traces:  Traces{SampleRate: 1, Sampler: SamplerRatio, KeepErrors: true, KeepLimit: 100},
 		Metrics: Metrics{Interval: time.Minute, MaxSeries: 2000},
 		Logs:    Logs{Export: true, Level: severityInfo, Rate: 1000, Burst: 5000},
-		Probes:  Probes{RingSize: 8 << 20, MaxInFlight: 65536},
+		Probes:  Probes{RingSize: 4 << 20, MaxInFlight: 8192},
 		Agent:   Agent{Status: "127.0.0.1:4319", LogLevel: "info", LogFormat: "text"},
 	}
 }

@@ -126,7 +126,7 @@ export:
   batch_delay: 200ms
   queue_size: 8 MB
   retry_for: 0
-traces: {sample_rate: 0.5, sampler: probability, keep_errors: no, keep_slower_than: 750ms, sql_transactions: true}
+traces: {sample_rate: 0.5, sampler: probability, keep_errors: no, keep_slower_than: 750ms, keep_limit: 7, sql_transactions: true}
 metrics:
   interval: 10s
   rename: {db.client.operation.duration: db.client.query.duration}
@@ -144,7 +144,7 @@ agent: {status: "", log_level: debug, log_format: json}
 		Export: Export{URL: "http://127.0.0.1:4318/base", Token: testToken, TracesURL: "https://t.example/x",
 			Headers: map[string]Secret{"X-Tenant": "blue", "X.Dotted": "red"}, Timeout: 5 * time.Second, Compression: "none",
 			BatchSize: 100, BatchDelay: 200 * time.Millisecond, QueueSize: 8 << 20},
-		Traces:  Traces{SampleRate: 0.5, Sampler: SamplerProbability, KeepSlowerThan: 750 * time.Millisecond, SQLTransactions: true},
+		Traces:  Traces{SampleRate: 0.5, Sampler: SamplerProbability, KeepSlowerThan: 750 * time.Millisecond, KeepLimit: 7, SQLTransactions: true},
 		Metrics: Metrics{Interval: 10 * time.Second, Rename: map[string]string{"db.client.operation.duration": "db.client.query.duration"}, MaxSeries: 5},
 		Logs:    Logs{Level: 17, Burst: 10, Redact: []string{"x+"}},
 		Probes:  Probes{RingSize: 1 << 20, MaxInFlight: 128, MaxOverhead: 0.02},

@@ -40,6 +40,7 @@ var Settings = []Setting{
 	{"traces.sample_rate", "PLAIN_CLOUD_TRACE_SAMPLE_RATE", "sample-rate", "share of traces to export", "a number from 0 to 1"},
 	{"traces.sampler", "PLAIN_CLOUD_TRACE_SAMPLER", "sampler", "how traces are chosen", "traceidratio, parentbased_traceidratio or probability"},
 	{"traces.keep_errors", "PLAIN_CLOUD_TRACE_KEEP_ERRORS", "", "keep failing requests whatever the rate", "true or false"},
+	{"traces.keep_limit", "PLAIN_CLOUD_TRACE_KEEP_LIMIT", "", "how many traces a second and process are kept for these two reasons", "a number above 0"},
 	{"traces.keep_slower_than", "PLAIN_CLOUD_TRACE_KEEP_SLOWER_THAN", "", "keep slow requests whatever the rate", "a duration such as 500ms, or off"},
 	{"traces.sql_transactions", "", "", "spans for begin, commit and rollback", "true or false"},
 

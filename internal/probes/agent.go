@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
-	"math/big"
 	"sync"
 	"time"
 
@@ -19,10 +17,10 @@ import (
 
 // Options say what to instrument, and how much room it may take.
 type Options struct {
-	PIDs       []int    // processes; others of the same binary stay free of probes
-	Exes       []string // executables: every process, now and later
-	SampleRate float64  // 0 to 1
-	Version    string   // of the agent
+	PIDs     []int    // processes; others of the same binary stay free of probes
+	Exes     []string // executables: every process, now and later
+	Sampling Sampling
+	Version  string // of the agent
 
 	RingSize     int // bytes, a power of two
 	MaxOpenSpans int // goroutines of the node that have an open span
@@ -78,6 +76,7 @@ func (a *Agent) start(sink event.Sink) (err error) {
 	a.collect = newCollector(a.kernel, a.targets, sink, log, o.Version)
 	a.targets.retired = a.collect.retire
 	a.reader = newReader(a.ring, sink, a.targets, a.collect, o.Version)
+	a.reader.decode.threshold = o.Sampling.thresholdText()
 	return a.targets.start()
 }
 
@@ -142,30 +141,17 @@ func (a *Agent) Status() Status {
 	return s
 }
 
-// configure tells the programs the settings of the agent. It sets the share of traces that are kept: those whose id, its low 64
-// bits taken as a number, is below rate·2⁶⁴, as the Python SDK's TraceIdRatioBased
-// decides.
+// configure tells the programs the settings of the agent.
 func (k *kernel) configure(o Options) error {
-	s := bpf.AgentSettings{MaxSeries: uint32(o.MaxSeries)}
-	if o.SampleRate >= 1 {
-		s.SampleAll = 1
-	} else if o.SampleRate > 0 {
-		s.SampleThreshold = sampleBound(o.SampleRate)
+	s, err := o.Sampling.settings()
+	if err != nil {
+		return err
 	}
+	s.MaxSeries = uint32(o.MaxSeries)
 	if err := k.mapOf("agent_settings").Put(uint32(0), &s); err != nil {
 		return fmt.Errorf("store settings: %w", err)
 	}
 	return nil
-}
-
-// sampleBound is round(rate·2⁶⁴), for 0 < rate < 1, as Python computes it: exactly.
-func sampleBound(rate float64) uint64 {
-	f := new(big.Float).SetMantExp(big.NewFloat(rate), 64)
-	n, _ := f.Add(f, big.NewFloat(0.5)).Int(nil)
-	if !n.IsUint64() {
-		return math.MaxUint64
-	}
-	return n.Uint64()
 }
 
 // counterNames are the reasons of enum counter as they are reported.
@@ -174,6 +160,7 @@ var counterNames = [bpf.AgentCounterCOUNTERS]string{
 	bpf.AgentCounterCOUNT_LOST_GOROUTINES_FULL: "goroutines_full",
 	bpf.AgentCounterCOUNT_LOST_STACK_FULL:      "stack_full",
 	bpf.AgentCounterCOUNT_LOST_UNFINISHED:      "unfinished",
+	bpf.AgentCounterCOUNT_LOST_STASH_FULL:      "stash_full",
 	bpf.AgentCounterCOUNT_BAD_READ:             "bad_read",
 	bpf.AgentCounterCOUNT_CONTEXTS_FULL:        "contexts_full",
 	bpf.AgentCounterCOUNT_SERIES_FULL:          "series_full",

@@ -23,6 +23,8 @@ type decoding struct {
 	systems map[string]string // driver type → db.system.name
 	names   map[nameKey]string
 
+	threshold string // ot=th of sampled spans, "" unless sampling is consistent
+
 	attributes []attribute.KeyValue // of all spans of a slab
 	mark       int                  // where those of the current span begin
 
@@ -55,13 +57,47 @@ func (d *decoding) begin(h *bpf.AgentRecordHeader, t *target, span *event.Span) 
 	span.TraceID = trace.TraceID(h.TraceId)
 	span.SpanID = trace.SpanID(h.SpanId)
 	span.ParentID = trace.SpanID(h.ParentId)
+	flags := bpf.AgentSpanFlags(h.Flags)
 	span.Flags = trace.FlagsSampled
-	span.RemoteParent = bpf.AgentSpanFlags(h.Flags)&bpf.AgentSpanFlagsSPAN_REMOTE_PARENT != 0
+	if flags&bpf.AgentSpanFlagsSPAN_RANDOM != 0 {
+		span.Flags |= flagRandom
+	}
+	span.RemoteParent = flags&bpf.AgentSpanFlagsSPAN_REMOTE_PARENT != 0
 	span.Start = int64(h.StartNs) + d.offset
 	span.End = int64(h.EndNs) + d.offset
+	if reason := keptBecause(flags); reason != "" {
+		d.str("sampling.reason", reason)
+	}
 }
 
-func (d *decoding) end(span *event.Span) {
+// flagRandom is the W3C flag that says that the trace id is random.
+const flagRandom trace.TraceFlags = 0x02
+
+// keptBecause is why a span was kept whose trace is not sampled, "" if it is. Whoever
+// extrapolates counts from sampled traces leaves those with a reason out.
+func keptBecause(flags bpf.AgentSpanFlags) string {
+	switch {
+	case flags&bpf.AgentSpanFlagsSPAN_KEPT_ERROR != 0:
+		return "error"
+	case flags&bpf.AgentSpanFlagsSPAN_KEPT_SLOW != 0:
+		return "slow"
+	}
+	return ""
+}
+
+// end completes what decoders left: under consistent sampling the tracestate says with
+// what probability the span was kept, unless a limit makes that unknown.
+func (d *decoding) end(span *event.Span, flags bpf.AgentSpanFlags) {
+	if d.threshold != "" {
+		th := d.threshold
+		if keptBecause(flags) != "" {
+			th = "0"
+		}
+		if flags&bpf.AgentSpanFlagsSPAN_KEPT_LIMITED != 0 {
+			th = ""
+		}
+		span.TraceState = withThreshold(span.TraceState, th)
+	}
 	span.Attributes = d.attributes[d.mark:len(d.attributes):len(d.attributes)]
 }
 

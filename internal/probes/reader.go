@@ -138,7 +138,7 @@ func (r *reader) handle(raw []byte) {
 		r.invalid.Add(1)
 		return
 	}
-	r.decode.end(span)
+	r.decode.end(span, bpf.AgentSpanFlags(header.Flags))
 	r.collect.exemplars.put(header.Series, span)
 	r.decoded.Add(1)
 	if len(r.batch) == cap(r.batch) {

@@ -300,6 +300,10 @@ func TestInlinedMatchesDWARF(t *testing.T) {
 				t.Fatalf("only %d inlined functions in DWARF", len(d.inlined))
 			}
 			for name := range d.inlined {
+				if i := strings.IndexByte(name, '['); i >= 0 && minor(t, b) == 20 {
+					// This release's function table spells type arguments so.
+					name = name[:i] + "[...]" + name[strings.LastIndexByte(name, ']')+1:]
+				}
 				if _, ok := slices.BinarySearch(b.funcs.inlined, hashName(name)); !ok {
 					t.Errorf("%s is not in an inline tree, DWARF says inlined", name)
 				}

@@ -256,7 +256,7 @@ func (b *Binary) Func(name string) (*Func, error) {
 
 // FuncsWithPrefix returns the functions whose name starts with prefix, by
 // address: the closures of a function, or the instances of a generic one
-// ("pkg.Name["). It reads all names, so it costs as much as a part of
+// ("pkg.Name["; Go 1.20 writes "[...]" for the type arguments). It reads all names, so it costs as much as a part of
 // Open. At most 4096 are returned.
 func (b *Binary) FuncsWithPrefix(prefix string) []*Func {
 	const maxFound = 4096

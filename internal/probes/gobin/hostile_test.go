@@ -326,6 +326,30 @@ func plausibleType() []byte {
 	return b
 }
 
+// TestSampleTypes: descriptors are found though the type section begins with
+// megabytes of something else, as in large programs.
+func TestSampleTypes(t *testing.T) {
+	const size = 16 << 20
+	f := &sparse{size: size, pieces: map[int64][]byte{
+		0:       header(segment{addr: 0, filesz: size}),
+		9 << 20: bytes.Repeat(plausibleType(), 1<<16),
+	}}
+	file, err := readELF(f, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := newView(&image{elfFile: file, r: f, size: size}, openShift, openSlots)
+	// The names of plausibleType are relative to the section's start.
+	f.pieces[1<<20] = make([]byte, typeSize)
+	copy(f.pieces[1<<20][24:], "\x00\x03int")
+	if n := sampleTypes(v, 1<<20, size, 64); n < 64 {
+		t.Errorf("%d types found in the sample", n)
+	}
+	if v := newView(v.img, openShift, openSlots); sampleTypes(v, 1<<20, 8<<20, 64) != 0 {
+		t.Error("types found among zeros")
+	}
+}
+
 // TestCraftedFilesAreCheap: 2 GB of nonsense costs under a second, and under
 // 50 MB of memory.
 func TestCraftedFilesAreCheap(t *testing.T) {

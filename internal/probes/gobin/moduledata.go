@@ -207,10 +207,7 @@ func (img *image) backed(addr, n uint64) bool {
 // release keeps moduledata.types, the one against which most of a sample of
 // records parse as type descriptors.
 func (img *image) findTypes(v *view, md *moduledata) error {
-	const (
-		sample = 1 << 18
-		enough = 64
-	)
+	const enough = 64
 	type candidate struct{ start, end uint64 }
 	var best candidate
 	most := 0
@@ -234,12 +231,7 @@ func (img *image) findTypes(v *view, md *moduledata) error {
 		if c.end == 0 || c.end-c.start > maxTypesRegion {
 			continue
 		}
-		sw := sweeper{v: v, start: c.start, end: c.end}
-		n := 0
-		sw.run(c.start, min(c.end, c.start+sample), func(*typeHeader) bool {
-			n++
-			return n < enough
-		})
+		n := sampleTypes(v, c.start, c.end, enough)
 		if n > most {
 			most, best = n, c
 		}
@@ -255,4 +247,23 @@ func (img *image) findTypes(v *view, md *moduledata) error {
 	}
 	md.types, md.etypes = best.start, best.end
 	return nil
+}
+
+// sampleTypes counts the descriptors in some windows of [start, end), up to
+// enough. Large programs have more than a megabyte of names and the like in
+// one piece.
+func sampleTypes(v *view, start, end uint64, enough int) (n int) {
+	const (
+		windows = 32
+		size    = 1 << 15
+	)
+	sw := sweeper{v: v, start: start, end: end}
+	step := max((end-start)/windows, size) &^ 7
+	for at := start; at < end && n < enough; at += step {
+		sw.run(at, min(end, at+size), func(*typeHeader) bool {
+			n++
+			return n < enough
+		})
+	}
+	return n
 }
