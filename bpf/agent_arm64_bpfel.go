@@ -30,14 +30,14 @@ const (
 )
 
 type AgentFrame struct {
-	_          structs.HostLayout
-	StartNs    uint64
-	SpanId     uint64
-	ParentId   uint64
-	StackDepth uint64
-	Object     [6]uint64
-	Kind       uint32
-	Flags      uint32
+	_        structs.HostLayout
+	StartNs  uint64
+	SpanId   uint64
+	ParentId uint64
+	Sp       uint64
+	Object   [6]uint64
+	Kind     uint32
+	Flags    uint32
 }
 
 type AgentGoroutine struct {
@@ -57,6 +57,7 @@ type AgentGoroutine struct {
 	Frames      [4]AgentFrame
 	Stash       [8]AgentStashed
 	Headers     AgentHeaderValues
+	Map         AgentMapHeader
 	Route       [128]int8
 	Scratch     [512]uint8
 }
@@ -151,6 +152,11 @@ type AgentLineage struct {
 	SpanId uint64
 }
 
+type AgentMapHeader struct {
+	_     structs.HostLayout
+	Words [8]uint64
+}
+
 type AgentNethttpKind uint32
 
 const (
@@ -161,6 +167,7 @@ type AgentNethttpLayout struct {
 	_                   structs.HostLayout
 	ResponseType        uint64
 	RequestSize         uint32
+	ResponseSize        uint32
 	ResponseConn        uint32
 	ResponseReq         uint32
 	ResponseStatus      uint32
@@ -175,7 +182,6 @@ type AgentNethttpLayout struct {
 	RequestCtx          uint32
 	RequestProtoMajor   uint32
 	RequestProtoMinor   uint32
-	Pad                 uint32
 }
 
 type AgentProcess struct {
@@ -214,7 +220,6 @@ const (
 type AgentRuntimeLayout struct {
 	_               structs.HostLayout
 	G_goid          uint32
-	G_stackHi       uint32
 	G_m             uint32
 	M_curg          uint32
 	G_panic         uint32
@@ -231,7 +236,6 @@ type AgentRuntimeLayout struct {
 	GroupElems      uint32
 	GroupElemStride uint32
 	GroupOverflow   uint32
-	Pad             uint32
 }
 
 type AgentSampler uint32
@@ -360,8 +364,10 @@ type AgentStashed struct {
 }
 
 type AgentTableBucket struct {
-	_       structs.HostLayout
-	Entries [8]AgentTableEntry
+	_        structs.HostLayout
+	Entries  [8]AgentTableEntry
+	Overflow uint32
+	Pad      uint32
 }
 
 type AgentTableEntry struct {
@@ -434,6 +440,7 @@ const (
 	AgentVarReferToHttpServerRecord = "refer_to_http_server_record"
 	AgentVarReferToHttpText         = "refer_to_http_text"
 	AgentVarReferToLineage          = "refer_to_lineage"
+	AgentVarReferToMapHeader        = "refer_to_map_header"
 	AgentVarReferToNethttpKind      = "refer_to_nethttp_kind"
 	AgentVarReferToNethttpLayout    = "refer_to_nethttp_layout"
 	AgentVarReferToProcess          = "refer_to_process"
@@ -545,6 +552,7 @@ type AgentVariableSpecs struct {
 	ReferToHttpServerRecord *ebpf.VariableSpec `ebpf:"refer_to_http_server_record"`
 	ReferToHttpText         *ebpf.VariableSpec `ebpf:"refer_to_http_text"`
 	ReferToLineage          *ebpf.VariableSpec `ebpf:"refer_to_lineage"`
+	ReferToMapHeader        *ebpf.VariableSpec `ebpf:"refer_to_map_header"`
 	ReferToNethttpKind      *ebpf.VariableSpec `ebpf:"refer_to_nethttp_kind"`
 	ReferToNethttpLayout    *ebpf.VariableSpec `ebpf:"refer_to_nethttp_layout"`
 	ReferToProcess          *ebpf.VariableSpec `ebpf:"refer_to_process"`
@@ -638,6 +646,7 @@ type AgentVariables struct {
 	ReferToHttpServerRecord *ebpf.Variable `ebpf:"refer_to_http_server_record"`
 	ReferToHttpText         *ebpf.Variable `ebpf:"refer_to_http_text"`
 	ReferToLineage          *ebpf.Variable `ebpf:"refer_to_lineage"`
+	ReferToMapHeader        *ebpf.Variable `ebpf:"refer_to_map_header"`
 	ReferToNethttpKind      *ebpf.Variable `ebpf:"refer_to_nethttp_kind"`
 	ReferToNethttpLayout    *ebpf.Variable `ebpf:"refer_to_nethttp_layout"`
 	ReferToProcess          *ebpf.Variable `ebpf:"refer_to_process"`

@@ -121,7 +121,7 @@ int sql_begin(struct pt_regs *ctx)
 	struct go_string query;
 	struct frame *f;
 	struct probe p;
-	u64 object = GO_REG0(ctx), db = object, state = 0, depth;
+	u64 object = GO_REG0(ctx), db = object, state = 0;
 	u32 handle;
 
 	if (!probe_enter(ctx, &p))
@@ -135,13 +135,13 @@ int sql_begin(struct pt_regs *ctx)
 	rt = runtime_layout(&p);
 	if (!l || !rt)
 		return 0;
-	depth = stack_depth(ctx, &p, rt);
 	g = goroutine_find(&p, rt, p.goroutine);
 	f = g ? span_innermost(g) : NULL;
 	if (f && f->kind == RECORD_SQL) {
 		/* Deeper in the stack it is a child, of a driver built on
-		 * database/sql. Else a panic left the open one behind. */
-		if (depth <= f->stack_depth) {
+		 * database/sql. Else a panic left the open one behind. (A stack that
+		 * moved in between can mislead this; it costs a span, no more.) */
+		if (GO_SP(ctx) >= f->sp) {
 			count(&p, COUNT_LOST_UNFINISHED, 1);
 			span_pop(&p, g);
 		}
@@ -161,7 +161,7 @@ int sql_begin(struct pt_regs *ctx)
 	f = span_begin_child(&p, rt, RECORD_SQL, GO_REG1(ctx), GO_REG2(ctx));
 	if (!f)
 		return 0;
-	f->stack_depth = depth;
+	f->sp = GO_SP(ctx);
 	f->object[SQL_OBJECT_DB] = db;
 	f->object[SQL_OBJECT_TEXT] = query.ptr;
 	f->object[SQL_OBJECT_TEXT_LEN] = query.len;
@@ -271,7 +271,9 @@ static __always_inline void sql_emit(const struct probe *p, struct goroutine *g,
 		if (!small)
 			goto full;
 		sql_record(&small->record, p, g, f, e);
-		sql_text(&small->record, e->process, small->text, len, ptr);
+		/* sql_measure has just read it. */
+		if (len && bpf_probe_read_kernel(small->text, len, g->scratch))
+			small->record.body.text_len = 0;
 		record_submit(e->process, small);
 		return;
 	}
@@ -305,8 +307,9 @@ static __always_inline void sql_measure(const struct probe *p, struct goroutine 
 	if (len && !bpf_probe_read_user(g->scratch, len, (void *)ptr)) {
 		text_pad(g->scratch, len);
 		key->text = text_hash(g->scratch, len);
-	} else {
-		len = 0;
+	} else if (len) {
+		f->object[SQL_OBJECT_TEXT_LEN] = len = 0;
+		count_in(e->process, COUNT_BAD_READ, 1);
 	}
 	key->error_type = e->error_type;
 	key->detail[0] = e->driver_type ? e->driver_type : e->connector_type;
@@ -387,7 +390,7 @@ int sql_end(struct pt_regs *ctx)
 	rt = runtime_layout(&p);
 	if (!l || !rt)
 		return 0;
-	g = goroutine_find(&p, rt, p.goroutine);
+	g = goroutine_here(&p);
 	f = g ? span_innermost(g) : NULL;
 	if (!f || f->kind != RECORD_SQL ||
 	    !(f->object[SQL_OBJECT_STATE] & SQL_DIRECT) == sql_site_is_direct(p.variant))

@@ -153,7 +153,6 @@ struct type_info {
 /* Offsets in the runtime's own structs, for each binary. */
 struct runtime_layout {
 	u32 g_goid;
-	u32 g_stack_hi;
 	u32 g_m; /* 0: unknown, goroutines are not followed */
 	u32 m_curg;
 	u32 g_panic; /* 0: unknown */
@@ -171,7 +170,6 @@ struct runtime_layout {
 	u32 group_elems;
 	u32 group_elem_stride;
 	u32 group_overflow; /* hmap: the next bucket */
-	u32 pad;
 };
 
 #endif

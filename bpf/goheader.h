@@ -75,11 +75,16 @@ static __noinline int group_find(u64 group, u8 *scratch, const struct runtime_la
 	return 0;
 }
 
-static __always_inline int hmap_find(u64 map, u8 *scratch, const struct runtime_layout *rt,
-				     struct header_values *out)
+static __always_inline u64 map_word(const struct map_header *map, u32 at)
 {
-	u64 buckets = go_word(map + rt->map_dir_ptr);
-	u8 log2 = go_byte(map + rt->map_dir_len);
+	return map->words[(at / 8) & 7];
+}
+
+static __always_inline int hmap_find(const struct map_header *map, u8 *scratch,
+				     const struct runtime_layout *rt, struct header_values *out)
+{
+	u64 buckets = map_word(map, rt->map_dir_ptr);
+	u8 log2 = map_word(map, rt->map_dir_len) >> (8 * (rt->map_dir_len & 7));
 	u64 bucket;
 
 	if (!buckets)
@@ -98,12 +103,12 @@ static __always_inline int hmap_find(u64 map, u8 *scratch, const struct runtime_
 	return 0;
 }
 
-static __always_inline int swiss_find(u64 map, u8 *scratch, const struct runtime_layout *rt,
-				      struct header_values *out)
+static __always_inline int swiss_find(const struct map_header *map, u8 *scratch,
+				      const struct runtime_layout *rt, struct header_values *out)
 {
-	u64 dir = go_word(map + rt->map_dir_ptr);
-	u64 tables = go_word(map + rt->map_dir_len);
-	u64 groups, last;
+	u64 dir = map_word(map, rt->map_dir_ptr);
+	u64 tables = map_word(map, rt->map_dir_len);
+	u64 groups[2] = {}; /* data, lengthMask */
 
 	if (!dir)
 		return 0;
@@ -111,12 +116,11 @@ static __always_inline int swiss_find(u64 map, u8 *scratch, const struct runtime
 		return group_find(dir, scratch, rt, out);
 	if (tables != 1) /* over 896 keys: not a request that means well */
 		return 0;
-	groups = go_word(go_word(dir) + rt->table_groups);
-	last = go_word(go_word(dir) + rt->table_groups + 8);
+	bpf_probe_read_user(groups, sizeof(groups), (void *)(go_word(dir) + rt->table_groups));
 	for (u32 i = 0; i < MAX_GROUPS; i++) {
-		if (i > last)
+		if (i > groups[1])
 			break;
-		if (group_find(groups + i * rt->group_size, scratch, rt, out))
+		if (group_find(groups[0] + i * rt->group_size, scratch, rt, out))
 			return -1;
 	}
 	return 0;
@@ -131,12 +135,15 @@ static __always_inline void headers_find(u64 map, struct goroutine *g,
 	u8 *scratch = g->scratch;
 
 	__builtin_memset(out, 0, sizeof(*out));
-	if (!map || !rt->group_size)
+	if (!map || !rt->group_size ||
+	    bpf_probe_read_user(&g->map, sizeof(g->map), (void *)map))
+		return;
+	if (!g->map.words[0]) /* both kinds begin with the number of keys */
 		return;
 	if (rt->swiss_map)
-		swiss_find(map, scratch, rt, out);
+		swiss_find(&g->map, scratch, rt, out);
 	else
-		hmap_find(map, scratch, rt, out);
+		hmap_find(&g->map, scratch, rt, out);
 }
 
 /* --- W3C traceparent: 00-<32 hex>-<16 hex>-<2 hex> --- */

@@ -26,12 +26,17 @@ struct header_values {
 	struct go_string value[HEADERS]; /* first value of each */
 };
 
+/* The head of a Go map; which word is what says the layout. */
+struct map_header {
+	u64 words[8];
+};
+
 /* An open span. */
 struct frame {
 	u64 start_ns;
 	u64 span_id;
 	u64 parent_id;
-	u64 stack_depth; /* bytes between the top of the goroutine's stack and SP */
+	u64 sp;
 	u64 object[6]; /* of the library that began it */
 	u32 kind; /* enum record_kind of the record to come */
 	u32 flags; /* enum span_flags */
@@ -71,6 +76,7 @@ struct goroutine {
 	struct frame frames[MAX_FRAMES];
 	struct stashed stash[MAX_STASHED];
 	struct header_values headers; /* found last */
+	struct map_header map; /* of the header map */
 	char route[ROUTE_MAX];
 	/* Room to read into: a program may be preempted, so per-CPU memory will
 	 * not do. Only the goroutine itself runs programs on its own entry. */
@@ -90,6 +96,8 @@ struct table_entry {
 
 struct table_bucket {
 	struct table_entry entries[TABLE_WAYS];
+	u32 overflow; /* entries of keys that belong here, and are in their second bucket */
+	u32 pad;
 };
 
 /* Buckets of each table, a power of two, and eight times as many goroutines. Set by

@@ -22,6 +22,7 @@ enum nethttp_kind {
 struct nethttp_layout {
 	u64 response_type; /* *net/http.response; HTTP/2 has another one */
 	u32 request_size; /* as much of it as holds what is read, at most SCRATCH_SIZE */
+	u32 response_size; /* likewise */
 	u32 response_conn;
 	u32 response_req;
 	u32 response_status;
@@ -36,7 +37,6 @@ struct nethttp_layout {
 	u32 request_ctx;
 	u32 request_proto_major;
 	u32 request_proto_minor;
-	u32 pad;
 };
 
 enum http_text {
@@ -93,6 +93,29 @@ static __always_inline struct nethttp_layout *nethttp_layout(const struct probe 
 	return bpf_map_lookup_elem(&nethttp_layouts, &p->binary);
 }
 
+static __always_inline struct go_string request_string(const u8 *request, u32 offset)
+{
+	struct go_string s;
+
+	/* Offsets were checked by user space; the mask tells the verifier. */
+	s.ptr = *(u64 *)&request[offset & (SCRATCH_SIZE - 8)];
+	s.len = *(u64 *)&request[(offset + 8) & (SCRATCH_SIZE - 8)];
+	return s;
+}
+
+/* Reads the Request into g->scratch: one long read is much cheaper than many short
+ * ones. All zero if it cannot be read. */
+static __always_inline bool nethttp_read_request(const struct nethttp_layout *l,
+						 struct goroutine *g, u64 request)
+{
+	u32 size = l->request_size;
+
+	if (size <= SCRATCH_SIZE && !bpf_probe_read_user(g->scratch, size, (void *)request))
+		return true;
+	__builtin_memset(g->scratch, 0, SCRATCH_SIZE);
+	return false;
+}
+
 /* Takes trace id and parent from the traceparent header, if there is a valid one. */
 static __always_inline u64 nethttp_remote_parent(struct goroutine *g, u64 header_map,
 						 const struct runtime_layout *rt)
@@ -125,7 +148,7 @@ int nethttp_server_begin(struct pt_regs *ctx)
 	struct goroutine *g;
 	struct frame *f;
 	struct probe p;
-	u64 request, parent_id;
+	u64 context, parent_id;
 
 	/* serverHandler.ServeHTTP(sh serverHandler{srv}, rw iface, req *Request) */
 	if (!probe_enter(ctx, &p))
@@ -139,15 +162,17 @@ int nethttp_server_begin(struct pt_regs *ctx)
 	if (g) {
 		/* A goroutine serves one request after the other. */
 		span_unwind(&p, g, 0);
-		goroutine_delete(&p, g, p.goroutine);
+		goroutine_delete(&p, g);
 	}
 	g = goroutine_add(&p, rt);
 	if (!g) {
 		count(&p, COUNT_LOST_GOROUTINES_FULL, 1);
 		return 0;
 	}
-	request = GO_REG3(ctx);
-	parent_id = nethttp_remote_parent(g, go_word(request + l->request_header), rt);
+	if (!nethttp_read_request(l, g, GO_REG3(ctx)))
+		count(&p, COUNT_BAD_READ, 1);
+	context = *(u64 *)&g->scratch[(l->request_ctx + 8) & (SCRATCH_SIZE - 8)];
+	parent_id = nethttp_remote_parent(g, request_string(g->scratch, l->request_header).ptr, rt);
 	if (!parent_id)
 		trace_new(g);
 	f = span_push(&p, g, RECORD_HTTP_SERVER, parent_id);
@@ -157,7 +182,7 @@ int nethttp_server_begin(struct pt_regs *ctx)
 		f->flags |= SPAN_REMOTE_PARENT;
 	f->object[SERVER_RESPONSE] = GO_REG2(ctx);
 
-	context_register(&p, g, go_word(request + l->request_ctx + 8));
+	context_register(&p, g, context);
 	return 0;
 }
 
@@ -166,17 +191,15 @@ int nethttp_server_begin(struct pt_regs *ctx)
 SEC("uprobe")
 int nethttp_route(struct pt_regs *ctx)
 {
-	struct runtime_layout *rt;
 	struct goroutine *g;
 	struct probe p;
 	u64 len = GO_REG3(ctx);
 
 	if (!probe_enter(ctx, &p))
 		return 0;
-	rt = runtime_layout(&p);
-	if (!rt || !len || len > (1 << 20))
+	if (!len || len > (1 << 20))
 		return 0;
-	g = goroutine_find(&p, rt, p.goroutine);
+	g = goroutine_here(&p);
 	if (!g)
 		return 0;
 	if (len > ROUTE_MAX)
@@ -188,16 +211,6 @@ int nethttp_route(struct pt_regs *ctx)
 	text_pad((u8 *)g->route, len);
 	g->route_len = len; /* the innermost mux matched last, and knows best */
 	return 0;
-}
-
-static __always_inline struct go_string request_string(const u8 *request, u32 offset)
-{
-	struct go_string s;
-
-	/* Offsets were checked by user space; the mask tells the verifier. */
-	s.ptr = *(u64 *)&request[offset & (SCRATCH_SIZE - 8)];
-	s.len = *(u64 *)&request[(offset + 8) & (SCRATCH_SIZE - 8)];
-	return s;
 }
 
 static __always_inline u32 text_max(u32 which)
@@ -425,15 +438,14 @@ static __always_inline void nethttp_end(const struct probe *p, const struct neth
 		goto pop; /* as many processes as the map holds: nothing can be counted */
 	span_unwind(p, g, 1);
 	f->flags |= flags;
-	/* Of an abort only what was written is known. */
-	if (!(flags & SPAN_ABORTED) || go_byte(response + l->response_wrote_header))
-		e.status = go_word(response + l->response_status);
-	size = l->request_size;
-	if (size > SCRATCH_SIZE || bpf_probe_read_user(g->scratch, size,
-						       (void *)go_word(response + l->response_req))) {
-		count_in(e.process, COUNT_BAD_READ, 1);
+	size = l->response_size;
+	if (size > SCRATCH_SIZE || bpf_probe_read_user(g->scratch, size, (void *)response))
 		__builtin_memset(g->scratch, 0, SCRATCH_SIZE);
-	}
+	/* Of an abort only what was written is known. */
+	if (!(flags & SPAN_ABORTED) || g->scratch[l->response_wrote_header & (SCRATCH_SIZE - 1)])
+		e.status = *(u64 *)&g->scratch[l->response_status & (SCRATCH_SIZE - 8)];
+	if (!nethttp_read_request(l, g, *(u64 *)&g->scratch[l->response_req & (SCRATCH_SIZE - 8)]))
+		count_in(e.process, COUNT_BAD_READ, 1);
 	e.proto_major = g->scratch[l->request_proto_major & (SCRATCH_SIZE - 1)];
 	e.proto_minor = g->scratch[l->request_proto_minor & (SCRATCH_SIZE - 1)];
 	e.tls = *(u64 *)&g->scratch[l->request_tls & (SCRATCH_SIZE - 8)] != 0;
@@ -497,7 +509,7 @@ int nethttp_server_end(struct pt_regs *ctx)
 	rt = runtime_layout(&p);
 	if (!l || !rt)
 		return 0;
-	g = goroutine_find(&p, rt, p.goroutine);
+	g = goroutine_here(&p);
 	if (!g || g->frames[0].kind != RECORD_HTTP_SERVER)
 		return 0;
 	response = g->frames[0].object[SERVER_RESPONSE];

@@ -90,25 +90,26 @@ static __always_inline struct goroutine *goroutine_at(const struct table_entry *
 	return bpf_map_lookup_elem(&goroutines, &index);
 }
 
-static __always_inline void goroutine_delete(const struct probe *p, struct goroutine *g,
-					     u64 address)
+static __always_inline void goroutine_delete(const struct probe *p, struct goroutine *g)
 {
-	struct table_entry *e;
-
-	if (g->context) {
-		/* Memory of a context is used again: a registration that
-		 * outlived its request would join strangers. */
-		e = table_find(&context_table, g->context, p->tgid);
-		if (e)
-			table_remove(e);
-	}
-	e = table_find(&goroutine_table, address, p->tgid);
-	if (e)
-		table_remove(e);
+	/* Memory of a context is used again: a registration that outlived its request
+	 * would join strangers. */
+	if (g->context)
+		table_remove(&context_table, g->context, p->tgid);
+	table_remove(&goroutine_table, p->goroutine, p->tgid);
 }
 
-/* The open spans of the goroutine whose g is at an address, NULL if it has none. What
- * a dead goroutine left behind when its g struct is used again is dropped here. */
+/* The entry of this goroutine, NULL if it has none. Enough for whoever ends a span: it
+ * was begun by the same goroutine, which then dropped what a dead one had left. */
+static __always_inline struct goroutine *goroutine_here(const struct probe *p)
+{
+	struct table_entry *e = table_find(&goroutine_table, p->goroutine, p->tgid);
+
+	return e ? goroutine_at(e) : NULL;
+}
+
+/* The open spans of the goroutine whose g is at an address, NULL if it has none. What a
+ * dead goroutine left behind when its g struct is used again is dropped here. */
 static __always_inline struct goroutine *goroutine_find(const struct probe *p,
 							const struct runtime_layout *rt,
 							u64 address)
@@ -124,7 +125,7 @@ static __always_inline struct goroutine *goroutine_find(const struct probe *p,
 	if (address != p->goroutine)
 		return NULL; /* not ours to delete */
 	count(p, COUNT_LOST_UNFINISHED, g->depth);
-	goroutine_delete(p, g, address);
+	goroutine_delete(p, g);
 	return NULL;
 }
 
@@ -272,14 +273,6 @@ static __always_inline u64 context_owner(const struct probe *p, u64 itab, u64 da
 	return 0;
 }
 
-/* Distance from the top of the goroutine's stack: unlike SP it survives a move of
- * the stack. */
-static __always_inline u64 stack_depth(struct pt_regs *ctx, const struct probe *p,
-				       const struct runtime_layout *rt)
-{
-	return go_word(p->goroutine + rt->g_stack_hi) - GO_SP(ctx);
-}
-
 /* Pushes a span; the caller fills in object. NULL if there is no room (counted). */
 static __always_inline struct frame *span_push(const struct probe *p, struct goroutine *g,
 					       u32 kind, u64 parent_id)
@@ -385,7 +378,7 @@ static __always_inline void span_pop(const struct probe *p, struct goroutine *g)
 	if (g->depth > 1)
 		g->depth--;
 	else
-		goroutine_delete(p, g, p->goroutine);
+		goroutine_delete(p, g);
 }
 
 static __always_inline void record_fill(struct record_header *r, const struct probe *p,

@@ -197,7 +197,7 @@ func (e *e2e) testBadConfig(t *testing.T) {
 	if !a.ends(10*time.Second) || a.err == nil {
 		t.Fatalf("the agent did not refuse: %v\n%s", a.err, a.output())
 	}
-	for _, want := range []string{"exprot", "sample_rate", "not a url"} {
+	for _, want := range []string{"exprot", "sample_rate", "PLAIN_CLOUD_EXPORT_URL"} {
 		if !strings.Contains(a.output(), want) {
 			t.Errorf("%q is not in:\n%s", want, a.output())
 		}

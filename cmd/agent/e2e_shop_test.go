@@ -211,8 +211,17 @@ func checkVisits(spans []observer.Span, port string, each int) (f findings) {
 			}
 		}
 	}
-	if used != len(spans) {
-		f.wrong("%d of %d spans belong to no request", len(spans)-used, len(spans))
+	roots := 0
+	for _, s := range spans {
+		if s.Kind != trace.SpanKindServer && !s.ParentID.IsValid() {
+			roots++
+		}
+	}
+	if roots > 0 {
+		f.missing("the requests of %d database calls", roots)
+	}
+	if lost := len(spans) - used - roots; lost != 0 {
+		f.wrong("%d of %d spans belong to no request", lost, len(spans))
 	}
 	return f
 }

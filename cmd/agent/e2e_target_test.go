@@ -89,8 +89,16 @@ func (e *e2e) testPGO(t *testing.T) {
 	var uncovered []string
 	for _, b := range status.Probes.Binaries {
 		for _, g := range b.Groups {
-			if g.State != "attached" {
-				uncovered = append(uncovered, strings.TrimSpace(g.Library+" "+g.Group)+": "+g.Reason)
+			if g.State == "attached" {
+				continue
+			}
+			if g.Reason != "" {
+				uncovered = append(uncovered, g.Library+" "+g.Group+": "+g.Reason)
+			}
+			for _, h := range g.Hooks {
+				if h.Reason != "" {
+					uncovered = append(uncovered, g.Library+" "+g.Group+", "+h.Program+": "+h.Reason)
+				}
 			}
 		}
 	}

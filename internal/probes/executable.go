@@ -103,7 +103,6 @@ func (b *executable) writeRuntime(k *kernel) error {
 	const g, p = "runtime.g", "runtime._panic"
 	layout := bpf.AgentRuntimeLayout{
 		G_goid:      l.offset(g, "goid"),
-		G_stackHi:   l.offset(g, "stack.hi"),
 		G_m:         l.optional(g, "m"),
 		M_curg:      l.optional("runtime.m", "curg"),
 		G_panic:     l.optional(g, "_panic"),
@@ -141,7 +140,8 @@ func (b *executable) headerLayout(layout *bpf.AgentRuntimeLayout) {
 		layout.MapDirPtr = l.offset("runtime.hmap", "buckets")
 		layout.MapDirLen = l.offset("runtime.hmap", "B")
 	}
-	if l.err() != nil {
+	// The head is read as eight words.
+	if l.err() != nil || max(layout.MapDirPtr, layout.MapDirLen) >= 64 {
 		return
 	}
 	layout.GroupSize = uint32(m.Size)

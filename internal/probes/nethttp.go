@@ -52,7 +52,9 @@ var netHTTP = library{
 		}
 		layout.RequestSize = l.upTo(scratchSize, layout.RequestMethod, layout.RequestHeader,
 			layout.RequestHost, layout.RequestUri, layout.RequestRemoteAddr, layout.RequestTls,
-			layout.RequestProtoMajor, layout.RequestProtoMinor)
+			layout.RequestProtoMajor, layout.RequestProtoMinor, layout.RequestCtx)
+		layout.ResponseSize = l.upTo(scratchSize, layout.ResponseReq, layout.ResponseStatus,
+			layout.ResponseWroteHeader)
 		return layout
 	},
 	metrics: []metric{{

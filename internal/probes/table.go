@@ -41,7 +41,7 @@ func (k *kernel) eachEntry(table string, tgid uint32, f func(bpf.AgentTableEntry
 	}
 	const size = int(unsafe.Sizeof(bpf.AgentTableEntry{}))
 	var free [size]byte
-	buf := make([]byte, size*tableWays)
+	buf := make([]byte, unsafe.Sizeof(bpf.AgentTableBucket{}))
 	for at := 0; at+len(buf) <= int(memory.Size()); at += len(buf) {
 		if _, err := memory.ReadAt(buf, int64(at)); err != nil {
 			return fmt.Errorf("read %s: %w", table, err)
