@@ -35,6 +35,7 @@ type lane struct {
 
 	mu      sync.Mutex
 	ready   sync.Cond // a parcel was queued, or the lane closed
+	crowded sync.Cond // the queue is half full, or the lane closed
 	queue   []parcel
 	closed  bool
 	started bool        // the first batch was sealed
@@ -42,13 +43,14 @@ type lane struct {
 	armed   bool
 
 	received, exported, queued int64
+	spooled, restored          int64
 	bytes                      int64
 	lost                       losses
 }
 
 func newLane(s signal, limit int64, delay time.Duration, workers int) *lane {
 	l := &lane{signal: s, limit: limit, delay: delay, workers: workers}
-	l.ready.L = &l.mu
+	l.ready.L, l.crowded.L = &l.mu, &l.mu
 	return l
 }
 
@@ -118,7 +120,13 @@ func (l *lane) flushLocked() {
 func (l *lane) push(p parcel) {
 	l.queue = append(l.queue, p)
 	l.ready.Signal()
+	if l.isCrowded() {
+		l.crowded.Signal()
+	}
 }
+
+// isCrowded says whether the workers fall behind. The caller holds mu.
+func (l *lane) isCrowded() bool { return l.bytes > l.limit/2 }
 
 // close refuses what comes from now on; workers end when the queue is empty.
 func (l *lane) close() {
@@ -129,6 +137,7 @@ func (l *lane) close() {
 		l.closed = true
 	}
 	l.ready.Broadcast()
+	l.crowded.Broadcast()
 }
 
 // work sends parcels until the lane is closed and empty, or ctx ends.
@@ -139,13 +148,30 @@ func (l *lane) work(ctx context.Context) {
 			return
 		}
 		if ctx.Err() != nil {
-			l.settle(p, lose(lostShutdown, p.items))
+			l.settle(p, outcome{lost: lose(lostShutdown, p.items)})
 			continue
 		}
-		r := receipt{signal: l.signal, items: p.items}
-		p.upload(context.WithValue(ctx, receiptKey{}, &r), &r)
-		l.settle(p, r.lost)
+		l.upload(ctx, p, false)
 	}
+}
+
+// spill moves parcels from a queue that is half full to the spool, for an
+// endpoint that is slow, or hangs and holds all workers. It ends when the lane
+// is closed.
+func (l *lane) spill(ctx context.Context) {
+	for {
+		p, ok := l.nextCrowded()
+		if !ok {
+			return
+		}
+		l.upload(ctx, p, true)
+	}
+}
+
+func (l *lane) upload(ctx context.Context, p parcel, spill bool) {
+	r := receipt{signal: l.signal, items: p.items, spill: spill}
+	p.upload(context.WithValue(ctx, receiptKey{}, &r), &r)
+	l.settle(p, r.outcome)
 }
 
 func (l *lane) next() (parcel, bool) {
@@ -157,22 +183,89 @@ func (l *lane) next() (parcel, bool) {
 		}
 		l.ready.Wait()
 	}
+	return l.pop(), true
+}
+
+func (l *lane) nextCrowded() (parcel, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for !l.closed && (len(l.queue) == 0 || !l.isCrowded()) {
+		l.crowded.Wait()
+	}
+	if l.closed {
+		return parcel{}, false
+	}
+	return l.pop(), true
+}
+
+func (l *lane) pop() parcel {
 	p := l.queue[0]
 	l.queue[0] = parcel{}
 	l.queue = l.queue[1:]
-	return p, true
+	return p
 }
 
-// settle books a parcel that has left.
-func (l *lane) settle(p parcel, lost losses) {
+// waits says whether there is more in the queue than the workers can take at
+// once.
+func (l *lane) waits() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.queued -= int64(p.items)
+	return len(l.queue) > l.workers
+}
+
+// settle books a parcel that has left. What of it went to the spool was booked
+// when it did.
+func (l *lane) settle(p parcel, o outcome) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	left := int64(p.items) - o.spooled
+	l.queued -= left
 	l.bytes -= p.bytes
+	l.book(left, o.lost)
+}
+
+// book adds items that have left to the exported and the lost. The caller holds
+// mu.
+func (l *lane) book(items int64, lost losses) {
 	for r, n := range lost {
 		l.lost[r] += n
 	}
-	l.exported += int64(p.items) - lost.total()
+	l.exported += items - lost.total()
+}
+
+// restore books items that an earlier run has left in the spool.
+func (l *lane) restore(items int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.received += items
+	l.restored += items
+	l.spooled += items
+}
+
+// toSpool moves items from the queue's side of the ledger to the spool's.
+func (l *lane) toSpool(items int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.queued -= items
+	l.spooled += items
+}
+
+// fromSpool books a record that was sent from the spool; a part of it may have
+// gone there again.
+func (l *lane) fromSpool(items int, o outcome) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	left := int64(items) - o.spooled
+	l.spooled -= left
+	l.book(left, o.lost)
+}
+
+// dropSpooled books items that the spool has lost.
+func (l *lane) dropSpooled(r reason, items int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.spooled -= items
+	l.lost[r] += items
 }
 
 func (l *lane) stats() SignalStats {
@@ -180,7 +273,8 @@ func (l *lane) stats() SignalStats {
 	defer l.mu.Unlock()
 	s := SignalStats{
 		Received: l.received, Exported: l.exported,
-		Queued: l.queued, QueuedBytes: l.bytes, Lost: make(map[string]int64),
+		Queued: l.queued, QueuedBytes: l.bytes,
+		Spooled: l.spooled, Restored: l.restored, Lost: make(map[string]int64),
 	}
 	for r, n := range l.lost {
 		if n != 0 {

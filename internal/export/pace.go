@@ -24,6 +24,49 @@ type pace struct {
 	mu        sync.Mutex
 	failures  int
 	notBefore time.Time
+	probing   bool // an attempt is under way to see whether the trouble is over
+}
+
+// probeDelay is how often turn looks whether the probe of another is over.
+const probeDelay = 100 * time.Millisecond
+
+// try says whether an attempt may be made at once. In trouble only one at a
+// time may, so that an endpoint that hangs does not hold every worker: what is
+// not tried goes to the spool. Who was let in says ok or fail afterwards.
+func (p *pace) try() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Now().Before(p.notBefore) || p.failures > 0 && p.probing {
+		return false
+	}
+	p.probing = p.failures > 0
+	return true
+}
+
+// turn blocks until try lets an attempt in; it returns false if ctx ended.
+func (p *pace) turn(ctx context.Context) bool {
+	for ctx.Err() == nil {
+		if p.try() {
+			return true
+		}
+		p.mu.Lock()
+		d := max(time.Until(p.notBefore), probeDelay)
+		p.mu.Unlock()
+		sleep(ctx, d)
+	}
+	return false
+}
+
+// sleep returns false if ctx ended before the time was over.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // wait blocks until an attempt may be made; it returns false if ctx ended.
@@ -35,11 +78,7 @@ func (p *pace) wait(ctx context.Context) bool {
 		if d <= 0 {
 			return ctx.Err() == nil
 		}
-		t := time.NewTimer(d)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
+		if !sleep(ctx, d) {
 			return false
 		}
 	}
@@ -50,6 +89,7 @@ func (p *pace) wait(ctx context.Context) bool {
 func (p *pace) fail(asked time.Duration) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.probing = false
 	now := time.Now()
 	if !p.notBefore.After(now) { // not yet booked by another worker
 		backoff := min(firstBackoff<<min(p.failures, 10), maxBackoff)
@@ -69,7 +109,7 @@ func (p *pace) fail(asked time.Duration) time.Time {
 func (p *pace) ok() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.failures = 0
+	p.failures, p.probing = 0, false
 }
 
 // retryAfter reads the header: seconds or a date.

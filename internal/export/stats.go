@@ -29,12 +29,14 @@ const (
 	lostSendFailed                 // the endpoint could not be reached for too long
 	lostEncode                     // an exporter could not make a request of it
 	lostShutdown                   // the agent ended first
+	lostSpoolFull                  // the oldest in the spool made room for newer
+	lostSpoolDamaged               // the spool could not read it back
 	reasonCount
 )
 
 // String is the reason's name in /status and in metrics.
 func (r reason) String() string {
-	return [...]string{"queue_full", "too_large", "rejected", "unauthorized", "send_failed", "encode", "shutdown"}[r]
+	return [...]string{"queue_full", "too_large", "rejected", "unauthorized", "send_failed", "encode", "shutdown", "spool_full", "spool_damaged"}[r]
 }
 
 // losses counts items by reason.
@@ -54,12 +56,15 @@ func (l *losses) total() (n int64) {
 }
 
 // SignalStats is where every item of a signal went:
-// Received = Exported + Queued + the sum of Lost.
+// Received = Exported + Queued + Spooled + the sum of Lost.
 type SignalStats struct {
 	Received    int64            `json:"received"`
 	Exported    int64            `json:"exported"`
-	Queued      int64            `json:"queued"`       // waiting or on their way
+	Queued      int64            `json:"queued"`       // waiting in memory or on their way
 	QueuedBytes int64            `json:"queued_bytes"` // memory that they take
+	Spooled     int64            `json:"spooled"`      // waiting on disk
+	Restored    int64            `json:"restored"`     // of Received: found in the spool, from earlier runs
+	MaybeTwice  int64            `json:"maybe_twice"`  // sent again, when the first attempt may have arrived
 	Lost        map[string]int64 `json:"lost"`         // by reason; only reasons that occurred
 }
 
@@ -85,6 +90,7 @@ type EndpointStats struct {
 type Stats struct {
 	Signals   map[string]SignalStats   `json:"signals"`
 	Endpoints map[string]EndpointStats `json:"endpoints"`
+	Spool     SpoolStats               `json:"spool"`
 }
 
 // Stats returns a snapshot. Each signal's numbers are of one moment.
@@ -92,9 +98,12 @@ func (p *Pipeline) Stats() Stats {
 	s := Stats{
 		Signals:   make(map[string]SignalStats, signalCount),
 		Endpoints: make(map[string]EndpointStats, signalCount),
+		Spool:     p.store.stats(p.cfg, p.spoolOff),
 	}
 	for _, l := range p.lanes {
-		s.Signals[l.signal.String()] = l.stats()
+		signal := l.stats()
+		signal.MaybeTwice = p.deliver.ends[l.signal].again.Load()
+		s.Signals[l.signal.String()] = signal
 		s.Endpoints[l.signal.String()] = p.deliver.stats(l.signal)
 	}
 	return s

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"sync"
 
 	"github.com/klauspost/compress/gzip"
@@ -20,8 +19,23 @@ import (
 type receipt struct {
 	signal signal
 	items  int
-	lost   losses
+	spill  bool // it is to go to the spool, not to the endpoint
 	sent   bool // the transport has decided about the items
+	outcome
+}
+
+// outcome is what became of a packet: what is neither lost nor spooled has
+// arrived.
+type outcome struct {
+	lost    losses
+	spooled int64
+}
+
+func (o *outcome) add(other outcome) {
+	o.spooled += other.spooled
+	for r, n := range other.lost {
+		o.lost[r] += n
+	}
 }
 
 type receiptKey struct{}
@@ -40,14 +54,19 @@ func (r *receipt) failed(error) {
 }
 
 // packet is a request that is ready to be sent, now or later: it needs nothing
-// of the memory that it was made from. A store of packets that could not be
-// delivered has its place between the transport and the deliverer.
+// of the memory that it was made from. What cannot be delivered now goes to the
+// spool as it is, without headers: the token is added each time it is sent.
 type packet struct {
 	signal signal
 	url    string
 	items  int
 	gzip   bool
 	body   []byte
+
+	spill   bool // to the spool at once
+	stored  bool // it comes from there
+	doubt   bool // an attempt was made that may have arrived
+	counted bool // and the next one was counted
 }
 
 // transport is where the requests of all three signals come through. For the
@@ -92,8 +111,8 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	r.sent = true
 	// The URL and all headers are our own: what an exporter has put there may
 	// come from variables that it reads itself.
-	r.lost = t.deliver.deliver(req.Context(), packet{
-		signal: r.signal, url: t.urls[r.signal], items: r.items, gzip: t.gzip, body: body,
+	r.outcome = t.deliver.deliver(req.Context(), packet{
+		signal: r.signal, url: t.urls[r.signal], items: r.items, gzip: t.gzip, body: body, spill: r.spill,
 	})
 	return &http.Response{
 		Status: "200 OK", StatusCode: http.StatusOK, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
@@ -117,34 +136,4 @@ func (t *transport) squeeze(body io.Reader) ([]byte, error) {
 		return nil, err
 	}
 	return bytes.Clone(c.buf.Bytes()), nil
-}
-
-// headersOf are the headers of every attempt.
-func headersOf(e config.Export) http.Header {
-	h := make(http.Header)
-	for name, value := range e.Headers {
-		h.Set(name, value.Reveal())
-	}
-	if e.Token != "" {
-		h.Set("Authorization", "Bearer "+e.Token.Reveal())
-	}
-	h.Set("User-Agent", "plain-agent")
-	h.Set("Content-Type", "application/x-protobuf")
-	return h
-}
-
-// scrubber takes the secrets out of texts that come from outside, such as an
-// endpoint that quotes the request in its answer.
-func scrubber(e config.Export) *strings.Replacer {
-	var pairs []string
-	add := func(secret string) {
-		if secret != "" {
-			pairs = append(pairs, secret, "[redacted]")
-		}
-	}
-	add(e.Token.Reveal())
-	for _, v := range e.Headers {
-		add(v.Reveal())
-	}
-	return strings.NewReplacer(pairs...)
 }
