@@ -11,7 +11,7 @@ trap 'rm -f "$unit"' EXIT
 for file in *.bpf.c; do
 	echo "#include \"$file\""
 done >"$unit"
-echo 'char _license[] SEC("license") = "Dual MIT/GPL";' >>"$unit"
+echo 'char _license[] SEC("license") = "GPL";' >>"$unit"
 
 # Every named type of the contract gets a Go side. bpf2go sees only types that
 # something refers to.

@@ -30,7 +30,9 @@ struct pt_regs {
 #define GO_G(ctx) ((ctx)->r14)
 #define GO_IP(ctx) ((ctx)->ip)
 #define GO_SP(ctx) ((ctx)->sp)
-#define GO_CLOSURE(ctx) ((ctx)->dx)
+/* Where the prologue has put the frame pointer, BP holds the address of the saved BP,
+ * behind which come the return address and the argument registers' home slots. */
+#define GO_HOME_SLOT(ctx, n) ((ctx)->bp + 16 + 8 * (n))
 #define GO_REG0(ctx) ((ctx)->ax)
 #define GO_REG1(ctx) ((ctx)->bx)
 #define GO_REG2(ctx) ((ctx)->cx)
@@ -54,7 +56,7 @@ struct pt_regs {
 #define GO_G(ctx) ((ctx)->regs[28])
 #define GO_IP(ctx) ((ctx)->pc)
 #define GO_SP(ctx) ((ctx)->sp)
-#define GO_CLOSURE(ctx) ((ctx)->regs[26])
+#define GO_HOME_SLOT(ctx, n) 0 /* R29 does not lead there: not readable */
 #define GO_REG0(ctx) ((ctx)->regs[0])
 #define GO_REG1(ctx) ((ctx)->regs[1])
 #define GO_REG2(ctx) ((ctx)->regs[2])

@@ -186,6 +186,28 @@ int nethttp_server_begin(struct pt_regs *ctx)
 	return 0;
 }
 
+/* The goroutine that holds the server span of the request that a mux, on another
+ * goroutine, was called with: http.TimeoutHandler does that. */
+static __always_inline struct goroutine *nethttp_route_owner(struct pt_regs *ctx,
+							     const struct probe *p)
+{
+	struct nethttp_layout *l = nethttp_layout(p);
+	struct runtime_layout *rt = runtime_layout(p);
+	struct go_iface context;
+	u64 request, owner;
+
+	if (!l || !rt || !GO_HOME_SLOT(ctx, 3))
+		return NULL;
+	/* (*ServeMux).ServeHTTP(mux, w iface, r): r is needed after the call, so it has
+	 * been spilled. If not, what is found there leads to no registered context. */
+	request = go_word(GO_HOME_SLOT(ctx, 3));
+	if (!request)
+		return NULL;
+	context = go_iface(request + l->request_ctx);
+	owner = context_owner(p, context.tab, context.data);
+	return owner ? goroutine_find(p, rt, owner) : NULL;
+}
+
 /* At a branch right after the call that matched: its results (h Handler, pattern
  * string, ...) are still in registers. */
 SEC("uprobe")
@@ -201,6 +223,8 @@ int nethttp_route(struct pt_regs *ctx)
 		return 0;
 	g = goroutine_here(&p);
 	if (!g)
+		g = nethttp_route_owner(ctx, &p);
+	if (!g || g->frames[0].kind != RECORD_HTTP_SERVER)
 		return 0;
 	if (len > ROUTE_MAX)
 		len = ROUTE_MAX;

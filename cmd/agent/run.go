@@ -21,7 +21,7 @@ import (
 
 // Limits of the way down: the whole agent has 10 s from the signal to its end.
 const (
-	stopProbes   = 2 * time.Second // detaching, and draining the ring
+	stopProbes   = 4 * time.Second // detaching, and draining the ring
 	stopAll      = 9500 * time.Millisecond
 	stopStatus   = 500 * time.Millisecond
 	stateActive  = "active"
@@ -147,9 +147,12 @@ func (r *runner) export(ctx context.Context, statusFailed <-chan error) error {
 	if err != nil {
 		return err
 	}
+	sendCtx, stopSending := context.WithCancel(context.WithoutCancel(ctx))
 	sending := make(chan error, 1)
-	go func() { sending <- pipeline.Run(context.WithoutCancel(ctx)) }()
-	defer func() { <-sending }()
+	go func() { sending <- pipeline.Run(sendCtx) }()
+	// Also when a panic passes here, which must not wait for a pipeline that
+	// nobody has shut down.
+	defer func() { stopSending(); <-sending }()
 
 	probes, err := r.startProbes(r.cfg, pipeline, r.logger)
 	if err != nil {
@@ -195,7 +198,7 @@ func (r *runner) shutdown(probes prober, probed <-chan error, pipeline *export.P
 	}
 	for name, s := range pipeline.Stats().Signals {
 		if s.Received > 0 {
-			r.logger.Info("exported", "signal", name, "received", s.Received, "exported", s.Exported, "lost", s.LostTotal())
+			r.logger.Info("exported", "signal", name, "received", s.Received, "exported", s.Exported, "spooled", s.Spooled, "lost", s.LostTotal())
 		}
 	}
 	return errors.Join(errs...)

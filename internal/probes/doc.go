@@ -2,8 +2,8 @@
 // way of a span, in order:
 //
 //	targets.go    which processes, and which binaries they run
-//	binary.go     work done once for each binary: layouts and probe sites (gobin)
-//	               uprobes on the sites of one executable
+//	executable.go work done once for each binary: layouts and probe sites (gobin),
+//	              and uprobes on those sites
 //	              ... the kernel: bpf/span.h and bpf/<library>.bpf.c ...
 //	reader.go     ring buffer → record → the decoder of its library
 //	nethttp.go, databasesql.go

@@ -50,7 +50,7 @@ const (
 )
 
 // errNothing: a Go binary with none of the libraries.
-var errNothing = errors.New("none of the instrumented libraries is in it")
+var errNothing = errors.New("nothing to instrument: it uses neither net/http's server nor database/sql")
 
 // newExecutable analyses an executable and tells the kernel its layouts. It takes exe
 // over, and closes it on error.
@@ -186,7 +186,8 @@ func (b *executable) writeTypes(k *kernel) error {
 		return nil
 	}
 	contexts, err := b.info.ContextTypes()
-	if err != nil {
+	var missing *gobin.MissingError
+	if err != nil && !errors.As(err, &missing) { // a program may have no contexts
 		return fmt.Errorf("read context types: %w", err)
 	}
 	for _, t := range contexts {
@@ -352,14 +353,23 @@ func attachProgram(k *kernel, exe *link.Executable, p planned, pid int) (closers
 	return links, nil
 }
 
-// closers closes in reverse order: what begins spans is detached before what ends them.
+// closers are links in the order in which they were attached.
 type closers []io.Closer
 
+// Close detaches first what begins spans, which was attached last, and then the rest,
+// side by side: the kernel waits for running programs at each.
 func (c closers) Close() error {
-	var errs []error
-	for i := len(c) - 1; i >= 0; i-- {
-		errs = append(errs, c[i].Close())
+	if len(c) == 0 {
+		return nil
 	}
+	last := len(c) - 1
+	errs := make([]error, len(c))
+	errs[last] = c[last].Close()
+	var closing sync.WaitGroup
+	for i, l := range c[:last] {
+		closing.Go(func() { errs[i] = l.Close() })
+	}
+	closing.Wait()
 	return errors.Join(errs...)
 }
 

@@ -160,6 +160,11 @@ func (t *targets) analyse(id process.FileID, shown, open string) *attached {
 	}
 	a := &attached{path: shown}
 	t.byFile[id] = a
+	if self, err := process.Stat("/proc/self/exe"); err == nil && self == id {
+		// Its own requests would beget spans, which beget requests.
+		a.err = errors.New("this is the agent itself, which is never instrumented")
+		return a
+	}
 	if len(t.binaries) >= maxBinaries {
 		a.err = fmt.Errorf("%s: the agent knows %d binaries already, which is its limit", shown, maxBinaries)
 		return a
@@ -378,13 +383,17 @@ func (t *targets) retire(pid int, tg *target, before uint64) {
 func (t *targets) detach() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var errs []error
+	var all []io.Closer
 	for _, a := range t.byFile {
-		for _, l := range a.links {
-			errs = append(errs, l.Close())
-		}
+		all = append(all, a.links...)
 		a.links = nil
 	}
+	errs := make([]error, len(all))
+	var closing sync.WaitGroup
+	for i, l := range all {
+		closing.Go(func() { errs[i] = l.Close() })
+	}
+	closing.Wait()
 	t.detached = true
 	return errors.Join(errs...)
 }
