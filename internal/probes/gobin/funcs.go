@@ -13,11 +13,11 @@ type Func struct {
 	Addr, End uint64 // before relocation; End is the next function's entry, padding included
 }
 
-// funcIndex tells where functions are, by the hash of their name: 8 bytes a
-// function.
+// funcIndex tells where functions are, by the hash of their name, and where
+// they were inlined: some 20 bytes a function.
 type funcIndex struct {
 	named   []hashRef // ref is the index in ftab; wrappers left out
-	inlined []uint32  // sorted hashes of the names that some inline tree holds
+	inlined inlineIndex
 	tree    inlineTable
 }
 
@@ -127,7 +127,7 @@ func (b *Binary) indexFuncs(v *view) error {
 	var ix funcIndex
 	ix.named = make([]hashRef, 0, n)
 	ix.tree = b.findInlineTable(v)
-	inl := make(map[uint32]struct{}) // name offsets
+	inl := inlineCollector{seen: make(map[uint32]inlineSeen)}
 	last := uint32(0)
 	for i := range n {
 		entry, off, ok := b.ftabAt(v, i)
@@ -143,10 +143,10 @@ func (b *Binary) indexFuncs(v *view) error {
 		if name, ok := b.funcName(v, f.nameOff); ok && name != "" {
 			ix.named = append(ix.named, hashRef{hashName(name), uint32(i)})
 		}
-		if err := ix.tree.each(v, b, &f, func(c inlinedCall) { inl[c.nameOff] = struct{}{} }); err != nil {
+		if err := ix.tree.each(v, b, &f, func(c inlinedCall) { inl.add(c.nameOff, uint32(i)) }); err != nil {
 			return err
 		}
-		if len(inl) > maxNames {
+		if inl.full() {
 			return fmt.Errorf("read inline trees: %w", ErrLimit)
 		}
 	}
@@ -159,13 +159,7 @@ func (b *Binary) indexFuncs(v *view) error {
 	}
 	ix.named = slices.Clip(keep)
 	sortRefs(ix.named)
-	for off := range inl {
-		if name, ok := b.funcName(v, off); ok {
-			ix.inlined = append(ix.inlined, hashName(name))
-		}
-	}
-	slices.Sort(ix.inlined)
-	ix.inlined = slices.Clip(slices.Compact(ix.inlined))
+	ix.inlined = inl.index(v, b)
 	b.funcs = ix
 	return v.err
 }
@@ -245,7 +239,7 @@ func (b *Binary) Func(name string) (*Func, error) {
 	if len(found) == 1 {
 		f = found[0]
 	}
-	if into := b.inlinedInto(name); len(into) > 0 {
+	if into := b.inlinedInto(v, name); len(into) > 0 {
 		return nil, &InlinedError{Func: name, Into: into, Kept: f}
 	}
 	if f == nil {

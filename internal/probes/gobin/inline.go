@@ -1,6 +1,7 @@
 package gobin
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 )
@@ -24,7 +25,8 @@ type inlinedCall struct {
 // Bounds on one function's inline tree.
 const (
 	maxInlined  = 1 << 15
-	maxNames    = 1 << 18 // of different functions inlined anywhere
+	maxNames    = 1 << 17 // of different functions inlined anywhere
+	maxPairs    = 1 << 19 // of those and functions that hold them
 	maxPCTable  = 1 << 18
 	maxInto     = 16
 	pcTableRead = 512
@@ -164,41 +166,71 @@ func (t *pcTable) varint() (x uint32, ok bool) {
 	return 0, false
 }
 
+// inlineIndex tells which functions hold a copy of another one's body, for at
+// most maxInto functions each.
+type inlineIndex struct {
+	names []hashRef // of inlined functions; ref is the name's offset in funcnametab
+	into  []intoRef // by name
+}
+
+type intoRef struct{ name, fn uint32 } // offset of the name; index in ftab
+
+// inlineCollector builds an inlineIndex, function by function.
+type inlineCollector struct {
+	seen map[uint32]inlineSeen // by name
+	into []intoRef
+}
+
+type inlineSeen struct {
+	last uint32 // function that was recorded last
+	n    int    // how many
+}
+
+func (c *inlineCollector) add(name, fn uint32) {
+	s := c.seen[name]
+	if s.n == maxInto || s.n > 0 && s.last == fn {
+		return
+	}
+	c.seen[name] = inlineSeen{fn, s.n + 1}
+	c.into = append(c.into, intoRef{name, fn})
+}
+
+func (c *inlineCollector) full() bool { return len(c.seen) > maxNames || len(c.into) > maxPairs }
+
+func (c *inlineCollector) index(v *view, b *Binary) inlineIndex {
+	var ix inlineIndex
+	ix.names = make([]hashRef, 0, len(c.seen))
+	for off := range c.seen {
+		if name, ok := b.funcName(v, off); ok {
+			ix.names = append(ix.names, hashRef{hashName(name), off})
+		}
+	}
+	sortRefs(ix.names)
+	slices.SortFunc(c.into, func(a, b intoRef) int {
+		return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.fn, b.fn))
+	})
+	ix.into = slices.Clip(c.into)
+	return ix
+}
+
 // inlinedInto returns the functions that hold a copy of the named one's body.
-// Most names are answered by the index; the others by reading all trees again.
-func (b *Binary) inlinedInto(name string) []string {
-	if _, ok := slices.BinarySearch(b.funcs.inlined, hashName(name)); !ok {
-		return nil
-	}
-	v := newView(b.img, openShift, openSlots/4)
-	match := make(map[uint32]bool) // by name offset
-	is := func(off uint32) bool {
-		m, seen := match[off]
-		if !seen {
-			s, ok := b.funcName(v, off)
-			m = ok && s == name
-			match[off] = m
-		}
-		return m
-	}
+func (b *Binary) inlinedInto(v *view, name string) []string {
 	var into []string
-	for i := uint64(0); i < b.md.ftab.len-1 && len(into) < maxInto; i++ {
-		_, off, ok := b.ftabAt(v, i)
-		if !ok {
-			break
-		}
-		f, ok := b.funcAt(v, off)
-		if !ok {
+	for _, r := range findRefs(b.funcs.inlined.names, hashName(name)) {
+		if s, ok := b.funcName(v, r.ref); !ok || s != name {
 			continue
 		}
-		hit := false
-		_ = b.funcs.tree.each(v, b, &f, func(c inlinedCall) { hit = hit || is(c.nameOff) })
-		if s, ok := b.funcName(v, f.nameOff); ok && hit && !isWrapperOf(s, name) {
-			into = append(into, s)
+		list := b.funcs.inlined.into
+		i, _ := slices.BinarySearchFunc(list, r.ref, func(x intoRef, name uint32) int { return cmp.Compare(x.name, name) })
+		for ; i < len(list) && list[i].name == r.ref; i++ {
+			if f, ok := b.function(v, list[i].fn); ok && !isWrapperOf(f.Name, name) {
+				into = append(into, f.Name)
+			}
 		}
 	}
 	slices.Sort(into)
-	return slices.Compact(into)
+	into = slices.Compact(into)
+	return into[:min(len(into), maxInto)]
 }
 
 // isWrapperOf reports whether outer is the compiler's pointer-receiver

@@ -69,8 +69,9 @@ func (b *Binary) site(fn *Func, in *insn, rule string) (Site, error) {
 // program runs once for each call, with all arguments and the closure still
 // in their registers:
 //
-//   - PUSHQ BP after the stack check (Go 1.21 and later on amd64);
-//   - else the stack check's branch, with Site.StackCheck set;
+//   - the stack check's branch, with Site.StackCheck set: a tenth cheaper than
+//     what follows it, because nothing is written to the target's stack;
+//   - else PUSHQ BP after the stack check (Go 1.21 and later on amd64);
 //   - of a function without a stack check, the first emulated instruction
 //     that is reached before any such register changes;
 //   - else the function's first instruction, which is not emulated.
@@ -91,14 +92,14 @@ func (b *Binary) EntrySite(fn *Func) (Site, error) {
 		return Site{}, &SiteError{fn.Name, "its stack check is of an unknown kind"}
 	}
 	if check >= 0 {
-		if next := check + 1; next < len(code) && code[next].op == opPush && code[next].emulated &&
-			!targets[code[next].addr] && !written(code[:next], args) {
-			return b.site(fn, &code[next], "push after the stack check")
-		}
 		if !written(code[:check], args) && code[check].emulated && !targets[code[check].addr] {
 			s, err := b.site(fn, &code[check], "branch of the stack check")
 			s.StackCheck = true
 			return s, err
+		}
+		if next := check + 1; next < len(code) && code[next].op == opPush && code[next].emulated &&
+			!targets[code[next].addr] && !written(code[:next], args) {
+			return b.site(fn, &code[next], "push after the stack check")
 		}
 		return Site{}, &SiteError{fn.Name, "arguments change before its stack check"}
 	}
