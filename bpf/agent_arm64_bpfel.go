@@ -23,10 +23,11 @@ const (
 	AgentCounterCOUNT_LOST_STACK_FULL      AgentCounter = 4
 	AgentCounterCOUNT_LOST_UNFINISHED      AgentCounter = 5
 	AgentCounterCOUNT_LOST_STASH_FULL      AgentCounter = 6
-	AgentCounterCOUNT_BAD_READ             AgentCounter = 7
-	AgentCounterCOUNT_CONTEXTS_FULL        AgentCounter = 8
-	AgentCounterCOUNT_SERIES_FULL          AgentCounter = 9
-	AgentCounterCOUNTERS                   AgentCounter = 10
+	AgentCounterCOUNT_LOST_BACKED_OFF      AgentCounter = 7
+	AgentCounterCOUNT_BAD_READ             AgentCounter = 8
+	AgentCounterCOUNT_CONTEXTS_FULL        AgentCounter = 9
+	AgentCounterCOUNT_SERIES_FULL          AgentCounter = 10
+	AgentCounterCOUNTERS                   AgentCounter = 11
 )
 
 type AgentFrame struct {
@@ -53,6 +54,8 @@ type AgentGoroutine struct {
 	RouteLen    uint32
 	Random      uint32
 	StashMissed uint32
+	BackedOff   uint32
+	Pad         uint32
 	StashClaims [8]uint32
 	Frames      [4]AgentFrame
 	Stash       [8]AgentStashed
@@ -93,6 +96,13 @@ type AgentHistogram struct {
 	Counts [16]uint64
 	SumNs  uint64
 }
+
+type AgentHttpBeginSite uint32
+
+const (
+	AgentHttpBeginSiteHTTP_SERVE AgentHttpBeginSite = 0
+	AgentHttpBeginSiteHTTP_READ  AgentHttpBeginSite = 1
+)
 
 type AgentHttpEndSite uint32
 
@@ -192,7 +202,7 @@ type AgentProcess struct {
 	Series        [4]uint32
 	KeepNextNs    uint64
 	KeepRefusedNs uint64
-	Counters      [10]uint64
+	Counters      [11]uint64
 	Overflow      [4]AgentHistogram
 }
 
@@ -236,6 +246,7 @@ type AgentRuntimeLayout struct {
 	GroupElems      uint32
 	GroupElemStride uint32
 	GroupOverflow   uint32
+	NoSpans         uint32
 }
 
 type AgentSampler uint32
@@ -435,6 +446,7 @@ const (
 	AgentVarReferToHeader           = "refer_to_header"
 	AgentVarReferToHeaderValues     = "refer_to_header_values"
 	AgentVarReferToHistogram        = "refer_to_histogram"
+	AgentVarReferToHttpBeginSite    = "refer_to_http_begin_site"
 	AgentVarReferToHttpEndSite      = "refer_to_http_end_site"
 	AgentVarReferToHttpMethod       = "refer_to_http_method"
 	AgentVarReferToHttpServerRecord = "refer_to_http_server_record"
@@ -547,6 +559,7 @@ type AgentVariableSpecs struct {
 	ReferToHeader           *ebpf.VariableSpec `ebpf:"refer_to_header"`
 	ReferToHeaderValues     *ebpf.VariableSpec `ebpf:"refer_to_header_values"`
 	ReferToHistogram        *ebpf.VariableSpec `ebpf:"refer_to_histogram"`
+	ReferToHttpBeginSite    *ebpf.VariableSpec `ebpf:"refer_to_http_begin_site"`
 	ReferToHttpEndSite      *ebpf.VariableSpec `ebpf:"refer_to_http_end_site"`
 	ReferToHttpMethod       *ebpf.VariableSpec `ebpf:"refer_to_http_method"`
 	ReferToHttpServerRecord *ebpf.VariableSpec `ebpf:"refer_to_http_server_record"`
@@ -641,6 +654,7 @@ type AgentVariables struct {
 	ReferToHeader           *ebpf.Variable `ebpf:"refer_to_header"`
 	ReferToHeaderValues     *ebpf.Variable `ebpf:"refer_to_header_values"`
 	ReferToHistogram        *ebpf.Variable `ebpf:"refer_to_histogram"`
+	ReferToHttpBeginSite    *ebpf.Variable `ebpf:"refer_to_http_begin_site"`
 	ReferToHttpEndSite      *ebpf.Variable `ebpf:"refer_to_http_end_site"`
 	ReferToHttpMethod       *ebpf.Variable `ebpf:"refer_to_http_method"`
 	ReferToHttpServerRecord *ebpf.Variable `ebpf:"refer_to_http_server_record"`

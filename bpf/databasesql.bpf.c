@@ -327,7 +327,7 @@ static __always_inline void sql_unsampled(const struct probe *p, const struct ru
 	u32 keep;
 
 	if (span_is_local_root(g, f)) {
-		keep = keep_reason(e->process, e->error_type != 0, e->end_ns - f->start_ns);
+		keep = keep_reason(e->process, g, e->error_type != 0, e->end_ns - f->start_ns);
 		stash_settle(p, e->process, g, keep);
 		f->flags |= keep;
 		if (keep) {
@@ -339,7 +339,7 @@ static __always_inline void sql_unsampled(const struct probe *p, const struct ru
 		if (stash_add(p, rt, g, f, e->end_ns, &body))
 			return;
 	}
-	count_in(e->process, COUNT_SAMPLED_OUT, 1);
+	count_unsampled(e->process, g);
 }
 
 static __always_inline void sql_finish(const struct probe *p, const struct runtime_layout *rt,

@@ -57,6 +57,7 @@ enum counter {
 	COUNT_LOST_STACK_FULL, /* spans nested deeper than a goroutine's stack of spans */
 	COUNT_LOST_UNFINISHED, /* begun, but its end was never seen */
 	COUNT_LOST_STASH_FULL, /* children of a kept trace, more than are remembered */
+	COUNT_LOST_BACKED_OFF, /* spans were given up: the probes cost the app too much */
 	COUNT_BAD_READ, /* the span was kept, a text of it could not be read */
 	COUNT_CONTEXTS_FULL, /* children on other goroutines cannot find this parent */
 	COUNT_SERIES_FULL, /* measured in the overflow series: too many series */
@@ -170,6 +171,7 @@ struct runtime_layout {
 	u32 group_elems;
 	u32 group_elem_stride;
 	u32 group_overflow; /* hmap: the next bucket */
+	u32 no_spans; /* traces that begin are measured only: the agent backs off */
 };
 
 #endif

@@ -72,6 +72,8 @@ struct goroutine {
 	u32 route_len;
 	u32 random; /* the trace id is random */
 	u32 stash_missed; /* children for which there was no room */
+	u32 backed_off; /* the trace is not sampled because spans are given up */
+	u32 pad;
 	u32 stash_claims[MAX_STASHED]; /* taken as in table.h: children may be elsewhere */
 	struct frame frames[MAX_FRAMES];
 	struct stashed stash[MAX_STASHED];

@@ -4,7 +4,8 @@
 /*
  * net/http: the server span of HTTP/1.x.
  *
- *   begin  serverHandler.ServeHTTP        the request is parsed, the handler begins
+ *   begin  serverHandler.ServeHTTP        the request is parsed, the handler begins; where a
+ *                                         PGO build inlined it, right after readRequest
  *   route  (*ServeMux).ServeHTTP          the pattern, where the mux matched it
  *   end    (*response).finishRequest      the handler returned
  *          (*conn).serve.func1            deferred, once a connection: ends what a panic,
@@ -136,8 +137,33 @@ static __always_inline u64 nethttp_remote_parent(struct goroutine *g, u64 header
 	g->trace_id[1] = trace_id[1];
 	g->tracestate = g->headers.value[HEADER_TRACESTATE].len != 0;
 	g->random = !!(flags & TRACE_FLAG_RANDOM);
-	g->sampled = sample(g->trace_id[1], true, flags);
+	trace_decide(g, rt, true, flags);
 	return parent_id;
+}
+
+/* Variants of nethttp_server_begin. */
+enum http_begin_site {
+	HTTP_SERVE, /* serverHandler.ServeHTTP(sh serverHandler{srv}, rw iface, req *Request) */
+	HTTP_READ, /* in (*conn).serve, where the former was inlined: (w, err) of readRequest */
+};
+
+/* The response of an HTTP/1.x request that begins here, or 0. */
+static __always_inline u64 nethttp_beginning(struct pt_regs *ctx, const struct probe *p,
+					     const struct nethttp_layout *l, u64 *request)
+{
+	u64 words[4];
+
+	go_results(ctx, words);
+	if (p->variant == HTTP_READ) {
+		if (words[1]) /* err */
+			return 0;
+		*request = go_word(words[0] + l->response_req);
+		return words[0];
+	}
+	if (go_type_of(words[1], p->bias) != l->response_type)
+		return 0; /* HTTP/2 */
+	*request = words[3];
+	return words[2];
 }
 
 SEC("uprobe")
@@ -148,17 +174,19 @@ int nethttp_server_begin(struct pt_regs *ctx)
 	struct goroutine *g;
 	struct frame *f;
 	struct probe p;
-	u64 context, parent_id;
+	u64 context, parent_id, response, request = 0;
 
-	/* serverHandler.ServeHTTP(sh serverHandler{srv}, rw iface, req *Request) */
 	if (!probe_enter(ctx, &p))
 		return 0;
 	l = nethttp_layout(&p);
 	rt = runtime_layout(&p);
-	if (!l || !rt || go_type_of(GO_REG1(ctx), p.bias) != l->response_type)
+	if (!l || !rt)
+		return 0;
+	response = nethttp_beginning(ctx, &p, l, &request);
+	if (!response)
 		return 0;
 
-	g = goroutine_find(&p, rt, p.goroutine);
+	g = goroutine_here(&p);
 	if (g) {
 		/* A goroutine serves one request after the other. */
 		span_unwind(&p, g, 0);
@@ -169,19 +197,18 @@ int nethttp_server_begin(struct pt_regs *ctx)
 		count(&p, COUNT_LOST_GOROUTINES_FULL, 1);
 		return 0;
 	}
-	if (!nethttp_read_request(l, g, GO_REG3(ctx)))
+	if (!nethttp_read_request(l, g, request))
 		count(&p, COUNT_BAD_READ, 1);
 	context = *(u64 *)&g->scratch[(l->request_ctx + 8) & (SCRATCH_SIZE - 8)];
 	parent_id = nethttp_remote_parent(g, request_string(g->scratch, l->request_header).ptr, rt);
 	if (!parent_id)
-		trace_new(g);
+		trace_new(g, rt);
 	f = span_push(&p, g, RECORD_HTTP_SERVER, parent_id);
 	if (!f)
 		return 0;
 	if (parent_id)
 		f->flags |= SPAN_REMOTE_PARENT;
-	f->object[SERVER_RESPONSE] = GO_REG2(ctx);
-
+	f->object[SERVER_RESPONSE] = response;
 	context_register(&p, g, context);
 	return 0;
 }
@@ -476,7 +503,7 @@ static __always_inline void nethttp_end(const struct probe *p, const struct neth
 
 	nethttp_measure(p, g, &e);
 	if (!g->sampled) {
-		keep = keep_reason(e.process,
+		keep = keep_reason(e.process, g,
 				   e.status >= 500 || (flags & (SPAN_PANIC | SPAN_GOEXIT)),
 				   e.end_ns - f->start_ns);
 		stash_settle(p, e.process, g, keep);
@@ -485,7 +512,7 @@ static __always_inline void nethttp_end(const struct probe *p, const struct neth
 	if (g->sampled || keep)
 		nethttp_emit(p, g, &e);
 	else
-		count_in(e.process, COUNT_SAMPLED_OUT, 1);
+		count_unsampled(e.process, g);
 pop:
 	span_pop(p, g);
 }

@@ -153,6 +153,7 @@ static __always_inline struct goroutine *goroutine_add(const struct probe *p,
 	g->owner = 0;
 	g->root_id = 0;
 	g->stash_missed = 0;
+	g->backed_off = 0;
 	__builtin_memset(g->stash_claims, 0, sizeof(g->stash_claims));
 	table_publish(e, p->goroutine);
 	return g;
@@ -220,12 +221,21 @@ static __always_inline bool sample(u64 trace_id_low_be, bool remote, u32 trace_f
 	return number < s->sample_threshold;
 }
 
-static __always_inline void trace_new(struct goroutine *g)
+/* Takes the decision for a trace whose id is known. While spans are given up none is
+ * sampled, so what is exported before and after consists of whole traces. */
+static __always_inline void trace_decide(struct goroutine *g, const struct runtime_layout *rt,
+					 bool remote, u32 trace_flags)
+{
+	g->backed_off = rt->no_spans != 0;
+	g->sampled = !g->backed_off && sample(g->trace_id[1], remote, trace_flags);
+}
+
+static __always_inline void trace_new(struct goroutine *g, const struct runtime_layout *rt)
 {
 	g->trace_id[0] = random_u64();
 	g->trace_id[1] = random_id();
 	g->random = 1;
-	g->sampled = sample(g->trace_id[1], false, 0);
+	trace_decide(g, rt, false, 0);
 }
 
 /* Where the open spans are that a context.Context stems from; 0 if nowhere. Walks
@@ -342,12 +352,13 @@ static __always_inline struct frame *span_begin_child(const struct probe *p,
 			g->trace_id[0] = owner->trace_id[0];
 			g->trace_id[1] = owner->trace_id[1];
 			g->sampled = owner->sampled;
+			g->backed_off = owner->backed_off;
 			g->random = owner->random;
 			g->root_id = owner->root_id;
 			g->owner = owner_address;
 			parent_id = owner->frames[0].span_id;
 		} else {
-			trace_new(g);
+			trace_new(g, rt);
 		}
 	} else if (g->depth) {
 		parent_id = g->frames[(g->depth - 1) & (MAX_FRAMES - 1)].span_id;
@@ -410,15 +421,22 @@ static __always_inline bool span_is_local_root(const struct goroutine *g, const 
 	return g->root_id == f->span_id;
 }
 
+/* Counts a span that is not sampled, by the reason for that. */
+static __always_inline void count_unsampled(struct process *process, const struct goroutine *g)
+{
+	count_in(process, g->backed_off ? COUNT_LOST_BACKED_OFF : COUNT_SAMPLED_OUT, 1);
+}
+
 /* Whether a trace that is not sampled is kept all the same, by how its local root
  * ended: the flag that says why, or 0. */
-static __always_inline u32 keep_reason(struct process *process, bool failed, u64 ns)
+static __always_inline u32 keep_reason(struct process *process, const struct goroutine *g,
+				       bool failed, u64 ns)
 {
 	struct settings *s = settings_get();
 	u64 now, due;
 	u32 flag = 0;
 
-	if (!s)
+	if (!s || g->backed_off)
 		return 0;
 	if (failed && s->keep_errors)
 		flag = SPAN_KEPT_ERROR;
@@ -455,7 +473,7 @@ static __always_inline bool stash_add(const struct probe *p, const struct runtim
 	struct goroutine *owner = g->owner ? goroutine_find(p, rt, g->owner) : g;
 	u64 root_id = g->root_id;
 
-	if (!owner || owner->root_id != root_id || !keep_possible())
+	if (!owner || owner->root_id != root_id || g->backed_off || !keep_possible())
 		return false;
 	for (u32 i = 0; i < MAX_STASHED; i++) {
 		struct stashed *s = &owner->stash[i];

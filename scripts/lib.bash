@@ -14,7 +14,7 @@ need_root() {
 # find_go puts the Go toolchain on PATH. Under sudo, PATH is the system's, and
 # Go is usually not on it.
 find_go() {
-	export HOME="${HOME:-/root}"
+	export HOME="${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}"
 	command -v go >/dev/null && return
 	local user_home="" dir
 	if [ -n "${SUDO_USER:-}" ]; then

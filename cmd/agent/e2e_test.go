@@ -53,6 +53,7 @@ func TestE2E(t *testing.T) {
 	t.Run("postgres", e.testPostgresExporter)
 	t.Run("caddy", e.testCaddy)
 	t.Run("bad", e.testBadInput)
+	t.Run("metrics", e.testMetrics)
 }
 
 const shopDir = "../../scripts/shop"
@@ -243,7 +244,12 @@ func (e *e2e) startAgent(t *testing.T, args ...string) *watcher {
 // launchAgent runs the agent with an endpoint of its own.
 func (e *e2e) launchAgent(t *testing.T, env []string, args ...string) *watcher {
 	t.Helper()
-	w := &watcher{seen: observer.New(observer.Options{})}
+	return e.launchAgentTo(t, observer.New(observer.Options{}), env, args...)
+}
+
+func (e *e2e) launchAgentTo(t *testing.T, seen *observer.Observer, env []string, args ...string) *watcher {
+	t.Helper()
+	w := &watcher{seen: seen}
 	sink := httptest.NewServer(w.seen.Handler())
 	t.Cleanup(sink.Close)
 	status := freeAddress(t)

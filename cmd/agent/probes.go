@@ -23,8 +23,8 @@ type prober interface {
 // startProbes attaches to the targets of cfg.
 func startProbes(cfg config.Config, sink event.Sink, logger *slog.Logger) (prober, error) {
 	agent, err := probes.New(probes.Options{
-		PIDs:            cfg.Targets.PIDs,
-		Exes:            cfg.Targets.Exes,
+		PIDs: cfg.Targets.PIDs,
+		Exes: cfg.Targets.Exes,
 		Sampling: probes.Sampling{
 			Rate: cfg.Traces.SampleRate, Sampler: cfg.Traces.Sampler,
 			KeepErrors: cfg.Traces.KeepErrors, KeepSlowerThan: cfg.Traces.KeepSlowerThan,
@@ -35,6 +35,7 @@ func startProbes(cfg config.Config, sink event.Sink, logger *slog.Logger) (probe
 		MaxOpenSpans:    cfg.Probes.MaxInFlight,
 		MetricsInterval: cfg.Metrics.Interval,
 		MaxSeries:       cfg.Metrics.MaxSeries,
+		MaxOverhead:     float64(cfg.Probes.MaxOverhead),
 	}, sink, logger)
 	if err != nil {
 		return nil, err

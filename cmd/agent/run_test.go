@@ -90,7 +90,7 @@ func newTestRun(t *testing.T, change func(*config.Config)) *testRun {
 	srv := httptest.NewServer(r.seen.Handler())
 	t.Cleanup(srv.Close)
 	r.cfg = config.Default()
-	r.cfg.Export.URL, r.cfg.Export.Token = srv.URL, runToken
+	r.cfg.Export.URL, r.cfg.Export.Token, r.cfg.Export.SpoolDir = srv.URL, runToken, config.SpoolOff
 	r.cfg.Targets.PIDs = []int{1}
 	r.cfg.Agent.Status = "127.0.0.1:0"
 	if change != nil {

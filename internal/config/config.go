@@ -19,6 +19,12 @@ import (
 // DefaultURL is where Plain Cloud takes OTLP.
 const DefaultURL = "https://ingest.plainframework.com"
 
+// The spool is where services keep their state, unless it is switched off.
+const (
+	DefaultSpoolDir = "/var/lib/plain-agent/spool"
+	SpoolOff        = "off"
+)
+
 // Config is every setting of the agent. Read it with [Load]; the zero value is
 // not usable, [Default] is.
 type Config struct {
@@ -49,20 +55,31 @@ type Export struct {
 	Enabled   bool   `koanf:"enabled"`
 	URL       string `koanf:"url"` // OTLP base URL; /v1/<signal> is appended
 	Token     Secret `koanf:"token"`
-	TokenFile string `koanf:"token_file"` // read into Token by Load
+	TokenFile string `koanf:"token_file"` // read into Token by Load, unless there is one
+	// TokenFromFile says that Token was read from TokenFile, and may change
+	// with it: see [ReadToken].
+	TokenFromFile bool `koanf:"-"`
 
 	TracesURL  string            `koanf:"traces_url"` // whole URL; "" means URL + /v1/traces
 	MetricsURL string            `koanf:"metrics_url"`
 	LogsURL    string            `koanf:"logs_url"`
 	Headers    map[string]Secret `koanf:"headers"` // sent with each request
 	Timeout    time.Duration     `koanf:"timeout"` // of one attempt
+
+	CAFile   string `koanf:"ca_file"`   // certificate authorities (PEM) instead of the system's
+	CertFile string `koanf:"cert_file"` // client certificate (PEM), together with KeyFile
+	KeyFile  string `koanf:"key_file"`
+
 	// Compression is "gzip" or "none".
 	Compression string `koanf:"compression"`
 
 	BatchSize  int           `koanf:"batch_size"`  // items in one request, at most
 	BatchDelay time.Duration `koanf:"batch_delay"` // how long an item waits for company, at most
 	QueueSize  Bytes         `koanf:"queue_size"`  // memory for what waits to be sent, per signal
-	RetryFor   time.Duration `koanf:"retry_for"`   // a request that is refused this long is given up
+	RetryFor   time.Duration `koanf:"retry_for"`   // without a spool, a request that is refused this long is given up
+
+	SpoolDir  string `koanf:"spool_dir"`  // for requests that the endpoint cannot take now; SpoolOff for none
+	SpoolSize Bytes  `koanf:"spool_size"` // of it on disk, at most
 
 	// Foreign says that the endpoint comes from the OTEL_EXPORTER_OTLP_*
 	// variables: it is not Plain Cloud and may need no token.
@@ -146,6 +163,8 @@ func Default() Config {
 			BatchDelay:  time.Second,
 			QueueSize:   32 << 20,
 			RetryFor:    time.Minute,
+			SpoolDir:    DefaultSpoolDir,
+			SpoolSize:   512 << 20,
 		},
 		Traces:  Traces{SampleRate: 1, Sampler: SamplerRatio, KeepErrors: true, KeepLimit: 100},
 		Metrics: Metrics{Interval: time.Minute, MaxSeries: 2000},

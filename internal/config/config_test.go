@@ -126,6 +126,11 @@ export:
   batch_delay: 200ms
   queue_size: 8 MB
   retry_for: 0
+  spool_dir: /srv/spool
+  spool_size: 2GB
+  ca_file: /etc/ca.pem
+  cert_file: /etc/client.pem
+  key_file: /etc/client.key
 traces: {sample_rate: 0.5, sampler: probability, keep_errors: no, keep_slower_than: 750ms, keep_limit: 7, sql_transactions: true}
 metrics:
   interval: 10s
@@ -143,7 +148,8 @@ agent: {status: "", log_level: debug, log_format: json}
 		Targets: Targets{PIDs: []int{1, 22}, Exes: []string{"/usr/bin/caddy"}},
 		Export: Export{URL: "http://127.0.0.1:4318/base", Token: testToken, TracesURL: "https://t.example/x",
 			Headers: map[string]Secret{"X-Tenant": "blue", "X.Dotted": "red"}, Timeout: 5 * time.Second, Compression: "none",
-			BatchSize: 100, BatchDelay: 200 * time.Millisecond, QueueSize: 8 << 20},
+			BatchSize: 100, BatchDelay: 200 * time.Millisecond, QueueSize: 8 << 20,
+			SpoolDir: "/srv/spool", SpoolSize: 2 << 30, CAFile: "/etc/ca.pem", CertFile: "/etc/client.pem", KeyFile: "/etc/client.key"},
 		Traces:  Traces{SampleRate: 0.5, Sampler: SamplerProbability, KeepSlowerThan: 750 * time.Millisecond, KeepLimit: 7, SQLTransactions: true},
 		Metrics: Metrics{Interval: 10 * time.Second, Rename: map[string]string{"db.client.operation.duration": "db.client.query.duration"}, MaxSeries: 5},
 		Logs:    Logs{Level: 17, Burst: 10, Redact: []string{"x+"}},
@@ -188,6 +194,11 @@ func TestErrorsSayWhatToChange(t *testing.T) {
 		{"rename", "metrics: {rename: {a: '1 b'}}", nil, nil, []string{"a metric name is"}},
 		{"status", "agent: {status: nowhere}", nil, nil, []string{"HOST:PORT"}},
 		{"token file", "", []string{"PLAIN_CLOUD_EXPORT_TOKEN_FILE=/does/not/exist"}, nil, []string{"PLAIN_CLOUD_EXPORT_TOKEN_FILE: open /does/not/exist"}},
+		{"relative spool", "", []string{"PLAIN_CLOUD_SPOOL_DIR=spool"}, nil, []string{"PLAIN_CLOUD_SPOOL_DIR is spool: it must be an absolute path, or off"}},
+		{"tiny spool", "", []string{"PLAIN_CLOUD_SPOOL_SIZE=1000"}, nil, []string{"PLAIN_CLOUD_SPOOL_SIZE is 1000B: it must be a size from 1MiB"}},
+		{"certificate without key", "", []string{"PLAIN_CLOUD_EXPORT_CERT_FILE=/c.pem"}, nil, []string{"PLAIN_CLOUD_EXPORT_CERT_FILE is set without its key: set export.key_file"}},
+		{"key without certificate", "export: {key_file: /k.pem}", nil, nil, []string{"is set without its certificate: set export.cert_file"}},
+		{"line break in token file", "", []string{"PLAIN_CLOUD_EXPORT_TOKEN_FILE=" + write(t, "token", testToken+"\n"+testToken)}, nil, []string{"must be one line"}},
 		{"line break in token", "", []string{"PLAIN_CLOUD_EXPORT_TOKEN=" + testToken + "\nX: y"}, nil, []string{"PLAIN_CLOUD_EXPORT_TOKEN must be one line"}},
 		{"token of a wrong type", "export: {token: [" + testToken + ", " + testToken + "]}", nil, nil, []string{"export.token in"}},
 		{"all together", "traces: {sample_rate: 7}\nexprot: {url: x}\n", []string{"PLAIN_CLOUD_EXPORT_URL=x", "PLAIN_CLOUD_LOG_LEVEL=?"}, map[string]any{"agent.log_format": "xml"},
@@ -243,6 +254,12 @@ func TestOTelVariables(t *testing.T) {
 				return e.LogsURL == "http://l/logs" && e.TracesURL == "" && e.Headers["a"] == "b c" && e.Headers["d"] == "e" &&
 					e.Timeout == 2500*time.Millisecond && e.Compression == "none"
 			}},
+		{"certificates", []string{"OTEL_EXPORTER_OTLP_ENDPOINT=https://c:4318", "OTEL_EXPORTER_OTLP_CERTIFICATE=/ca", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE=/c", "OTEL_EXPORTER_OTLP_CLIENT_KEY=/k"},
+			func(c Config) bool {
+				return c.Export.CAFile == "/ca" && c.Export.CertFile == "/c" && c.Export.KeyFile == "/k"
+			}},
+		{"spool", []string{"PLAIN_CLOUD_SPOOL_DIR=/s", "PLAIN_CLOUD_SPOOL_SIZE=1GiB"}, func(c Config) bool { return c.Export.SpoolDir == "/s" && c.Export.SpoolSize == 1<<30 }},
+		{"no spool", []string{"PLAIN_CLOUD_SPOOL_DIR=off"}, func(c Config) bool { return c.Export.SpoolDir == SpoolOff }},
 		{"metric interval in ms", []string{"OTEL_METRIC_EXPORT_INTERVAL=15000"}, func(c Config) bool { return c.Metrics.Interval == 15*time.Second }},
 		{"always_off", []string{"OTEL_TRACES_SAMPLER=always_off"}, func(c Config) bool { return c.Traces.SampleRate == 0 && c.Traces.Sampler == SamplerRatio }},
 		{"parent based", []string{"OTEL_TRACES_SAMPLER=parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG=0.25"},
@@ -273,11 +290,11 @@ func TestOTelVariables(t *testing.T) {
 func TestTokenFile(t *testing.T) {
 	file := write(t, "token", "  "+testToken+"\n")
 	cfg, err := Load(Sources{Environ: []string{"PLAIN_CLOUD_EXPORT_TOKEN_FILE=" + file}})
-	if err != nil || cfg.Export.Token.Reveal() != testToken || !cfg.Active() {
+	if err != nil || cfg.Export.Token.Reveal() != testToken || !cfg.Active() || !cfg.Export.TokenFromFile {
 		t.Errorf("token from file: %v %v", cfg.Export.Token, err)
 	}
 	cfg, err = Load(Sources{Environ: []string{"PLAIN_CLOUD_EXPORT_TOKEN_FILE=" + file, "PLAIN_CLOUD_EXPORT_TOKEN=other"}})
-	if err != nil || cfg.Export.Token.Reveal() != "other" {
+	if err != nil || cfg.Export.Token.Reveal() != "other" || cfg.Export.TokenFromFile {
 		t.Errorf("token beside file: %v", err)
 	}
 	empty := write(t, "empty", "\n")

@@ -212,16 +212,40 @@ func (l *loader) token() {
 	if e.Token != "" || e.TokenFile == "" {
 		return
 	}
-	data, err := readCapped(e.TokenFile, maxToken)
-	if err != nil {
+	token, err := ReadToken(e.TokenFile)
+	switch {
+	case errors.Is(err, errEmptyToken):
+		l.fail("export.token_file", "%s names %s, which is empty: put the token into it", l.cfg.label("export.token_file"), e.TokenFile)
+	case errors.Is(err, errBadToken):
+		// The value is checked like any other.
+	case err != nil:
 		l.fail("export.token_file", "%s: %w", l.cfg.label("export.token_file"), err)
 		return
 	}
-	e.Token = Secret(strings.TrimSpace(string(data)))
-	if e.Token == "" {
-		l.fail("export.token_file", "%s names %s, which is empty: put the token into it", l.cfg.label("export.token_file"), e.TokenFile)
-	}
+	e.Token, e.TokenFromFile = token, true
 	l.cfg.origin["export.token"] = "the token in " + e.TokenFile
+}
+
+var (
+	errEmptyToken = errors.New("the file is empty")
+	errBadToken   = errors.New("the file does not hold one line of printable characters")
+)
+
+// ReadToken reads a token from its file, now or when the file has changed. No
+// error quotes what is in the file.
+func ReadToken(path string) (Secret, error) {
+	data, err := readCapped(path, maxToken)
+	if err != nil {
+		return "", err
+	}
+	token := strings.TrimSpace(string(data))
+	switch {
+	case token == "":
+		return "", errEmptyToken
+	case !isHeaderValue(token):
+		return Secret(token), errBadToken
+	}
+	return Secret(token), nil
 }
 
 func readCapped(path string, limit int64) ([]byte, error) {

@@ -27,6 +27,15 @@ func (l *loader) otel(env map[string]string) {
 	if v := env["OTEL_EXPORTER_OTLP_COMPRESSION"]; v != "" && !l.isSet("export.compression") {
 		l.set("export.compression", v, "OTEL_EXPORTER_OTLP_COMPRESSION")
 	}
+	for name, key := range map[string]string{
+		"OTEL_EXPORTER_OTLP_CERTIFICATE":        "export.ca_file",
+		"OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": "export.cert_file",
+		"OTEL_EXPORTER_OTLP_CLIENT_KEY":         "export.key_file",
+	} {
+		if v := env[name]; v != "" && !l.isSet(key) {
+			l.set(key, v, name)
+		}
+	}
 	if v := env["OTEL_EXPORTER_OTLP_PROTOCOL"]; v != "" && v != "http/protobuf" {
 		l.fail("", "OTEL_EXPORTER_OTLP_PROTOCOL is %s: the agent speaks http/protobuf; set that, and an endpoint that takes it (often port 4318)", v)
 	}

@@ -89,6 +89,14 @@ func (k *checker) export() {
 	k.must(between(e.BatchDelay, 10*time.Millisecond, time.Minute), "export.batch_delay", e.BatchDelay)
 	k.must(between(e.QueueSize, 1<<20, 4<<30), "export.queue_size", e.QueueSize)
 	k.must(between(e.RetryFor, 0, 24*time.Hour), "export.retry_for", e.RetryFor)
+	k.must(e.SpoolDir == SpoolOff || filepath.IsAbs(e.SpoolDir), "export.spool_dir", e.SpoolDir)
+	k.must(between(e.SpoolSize, 1<<20, 1<<40), "export.spool_size", e.SpoolSize)
+	switch {
+	case e.CertFile != "" && e.KeyFile == "":
+		k.add("export.key_file", "%s is set without its key: set export.key_file (PLAIN_CLOUD_EXPORT_KEY_FILE) too", k.c.label("export.cert_file"))
+	case e.CertFile == "" && e.KeyFile != "":
+		k.add("export.cert_file", "%s is set without its certificate: set export.cert_file (PLAIN_CLOUD_EXPORT_CERT_FILE) too", k.c.label("export.key_file"))
+	}
 }
 
 func (k *checker) renames(rename map[string]string) {

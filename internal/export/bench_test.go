@@ -37,6 +37,10 @@ import (
 const sinkVariable = "EXPORT_BENCH_SINK"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(victimVariable) != "" {
+		victim()
+		return
+	}
 	if os.Getenv(sinkVariable) != "" {
 		sink()
 		return
@@ -137,6 +141,7 @@ func BenchmarkExport(b *testing.B) {
 			b.Run(fmt.Sprint(compression, "-", batch), func(b *testing.B) {
 				cfg := config.Default()
 				cfg.Export.URL, cfg.Export.Token, cfg.Export.BatchSize, cfg.Export.Compression = startSink(b), testToken, batch, compression
+				cfg.Export.SpoolDir = config.SpoolOff
 				p, err := New(cfg, slog.New(slog.DiscardHandler))
 				if err != nil {
 					b.Fatal(err)

@@ -7,15 +7,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/url"
+	"net/http/httptrace"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 
-	"golang.org/x/net/http/httpproxy"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/plainframework/agent/internal/config"
@@ -29,53 +28,40 @@ const maxAnswer = 64 << 10
 // refused, and metrics have no exporter.
 type deliverer struct {
 	base     http.RoundTripper
-	headers  http.Header
+	urls     [signalCount]string
+	creds    *credentials
 	timeout  time.Duration
 	retryFor time.Duration
 	foreign  bool
-	scrub    *strings.Replacer
 	say      *complaints
+	store    *store
 	ends     [signalCount]endpoint
+
+	// sending ends when attempts are to stop and the rest goes to the spool.
+	sending     context.Context
+	stopSending context.CancelFunc
 }
 
 // endpoint is what is known of a signal's endpoint.
 type endpoint struct {
-	pace pace
+	pace  pace
+	again atomic.Int64 // items that were sent once more, though they may have arrived
 
 	mu    sync.Mutex
 	stats EndpointStats
 }
 
-func newDeliverer(e config.Export, urls [signalCount]string, logger *slog.Logger, base http.RoundTripper) *deliverer {
-	if base == nil {
-		base = newBase(e.Proxy)
-	}
+func newDeliverer(e config.Export, urls [signalCount]string, logger *slog.Logger, base http.RoundTripper, st *store) *deliverer {
+	say := &complaints{logger: logger}
 	d := &deliverer{
-		base: base, headers: headersOf(e), timeout: e.Timeout, retryFor: e.RetryFor,
-		foreign: e.Foreign, scrub: scrubber(e), say: &complaints{logger: logger},
+		base: base, urls: urls, creds: newCredentials(e, say), timeout: e.Timeout, retryFor: e.RetryFor,
+		foreign: e.Foreign, say: say, store: st,
 	}
+	d.sending, d.stopSending = context.WithCancel(context.Background())
 	for s := range signalCount {
 		d.ends[s].stats.URL = withoutQuery(urls[s])
 	}
 	return d
-}
-
-// newBase makes the transport that reaches the network.
-func newBase(p config.Proxy) *http.Transport {
-	proxy := (&httpproxy.Config{
-		HTTPProxy: p.HTTP.Reveal(), HTTPSProxy: p.HTTPS.Reveal(), NoProxy: p.NoProxy,
-	}).ProxyFunc()
-	return &http.Transport{
-		Proxy:               func(r *http.Request) (*url.URL, error) { return proxy(r.URL) },
-		DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		ForceAttemptHTTP2:   true,
-		DisableCompression:  true, // answers are a few bytes
-		MaxIdleConnsPerHost: spanWorkers + logWorkers + metricWorkers,
-		IdleConnTimeout:     90 * time.Second,
-		TLSHandshakeTimeout: 10 * time.Second,
-		// A compressed batch in few writes.
-		WriteBufferSize: 64 << 10,
-	}
 }
 
 // verdict is what one attempt says about a packet.
@@ -93,70 +79,108 @@ type answer struct {
 	verdict  verdict
 	reason   reason        // if never
 	wait     time.Duration // if later, and the endpoint says how long
+	doubt    bool          // if later: it may have arrived all the same
 	rejected int64         // if taken, but not all
 	text     string        // what went wrong, fit for the log
 }
 
-// deliver returns what was lost of the packet; the rest has arrived.
-func (d *deliverer) deliver(ctx context.Context, p packet) losses {
+// deliver brings a packet to the endpoint, or else to the spool, and returns
+// what became of it. Only where there is no spool, or the disk refuses, does it
+// wait for the endpoint.
+func (d *deliverer) deliver(ctx context.Context, p packet) outcome {
 	end := &d.ends[p.signal]
 	deadline := time.Now().Add(d.retryFor)
 	for {
+		if d.store != nil && (p.spill || d.sending.Err() != nil || !end.pace.try()) && d.store.put(&p) {
+			return outcome{spooled: int64(p.items)}
+		}
 		if !end.pace.wait(ctx) {
-			return lose(lostShutdown, p.items)
+			return outcome{lost: lose(lostShutdown, p.items)}
 		}
-		a := d.attempt(ctx, p)
-		end.note(a, len(p.body))
+		o, decided := d.once(ctx, &p)
 		switch {
-		case a.verdict == taken:
-			end.pace.ok()
-			d.partial(p, a)
-			return losses{lostRejected: min(a.rejected, int64(p.items))}
-		case a.verdict == split:
-			end.pace.ok()
-			return d.halves(ctx, p, a)
-		case a.verdict == never:
-			end.pace.ok() // it answers
-			d.refused(p, a)
-			return lose(a.reason, p.items)
-		case ctx.Err() != nil:
-			return lose(lostShutdown, p.items)
-		}
-		next := end.pace.fail(a.wait)
-		if next.After(deadline) {
+		case decided:
+			return o
+		case d.store.put(&p):
+			return outcome{spooled: int64(p.items)}
+		case ctx.Err() != nil || d.sending.Err() != nil:
+			return outcome{lost: lose(lostShutdown, p.items)}
+		case end.pace.until().After(deadline):
 			d.say.warn("given up "+p.signal.String(), "telemetry could not be delivered and was dropped",
-				"signal", p.signal.String(), p.signal.items(), p.items, "endpoint", withoutQuery(p.url), "after", d.retryFor, "error", a.text)
-			return lose(lostSendFailed, p.items)
+				"signal", p.signal.String(), p.signal.items(), p.items, "endpoint", withoutQuery(p.url), "after", d.retryFor)
+			return outcome{lost: lose(lostSendFailed, p.items)}
 		}
-		d.say.warn("later "+p.signal.String(), "endpoint does not take telemetry now, will try again",
-			"signal", p.signal.String(), "endpoint", withoutQuery(p.url), "error", a.text)
 	}
 }
 
+// once makes one attempt. It is decided unless the packet is to be tried again.
+func (d *deliverer) once(ctx context.Context, p *packet) (o outcome, decided bool) {
+	end := &d.ends[p.signal]
+	if p.doubt {
+		end.again.Add(int64(p.items))
+	}
+	a := d.attempt(ctx, p)
+	end.note(a, len(p.body))
+	switch a.verdict {
+	case taken:
+		end.pace.ok()
+		d.partial(p, a)
+		return outcome{lost: losses{lostRejected: min(a.rejected, int64(p.items))}}, true
+	case split:
+		end.pace.ok()
+		return d.halves(ctx, p, a), true
+	case never:
+		end.pace.ok() // it answers
+		d.refused(p, a)
+		return outcome{lost: lose(a.reason, p.items)}, true
+	}
+	p.doubt = p.doubt || a.doubt
+	end.pace.fail(a.wait)
+	if ctx.Err() == nil && d.sending.Err() == nil {
+		d.say.warn("later "+p.signal.String(), "endpoint does not take telemetry now, will try again",
+			"signal", p.signal.String(), "endpoint", withoutQuery(p.url), "error", a.text)
+	}
+	return o, false
+}
+
 // halves delivers a packet that was too large in two pieces.
-func (d *deliverer) halves(ctx context.Context, p packet, a answer) losses {
+func (d *deliverer) halves(ctx context.Context, p *packet, a answer) outcome {
 	first, second, err := p.halve()
 	if err != nil {
 		d.say.warn("too large "+p.signal.String(), "endpoint takes no request of this size, and it cannot be split",
 			"signal", p.signal.String(), p.signal.items(), p.items, "bytes", len(p.body), "error", errors.Join(err, errors.New(a.text)))
-		return lose(lostTooLarge, p.items)
+		return outcome{lost: lose(lostTooLarge, p.items)}
 	}
-	lost := d.deliver(ctx, first)
-	for r, n := range d.deliver(ctx, second) {
-		lost[r] += n
-	}
-	return lost
+	// The whole was refused for certain: nothing of it has arrived this time.
+	o := d.deliver(ctx, first)
+	o.add(d.deliver(ctx, second))
+	return o
 }
 
-// attempt makes one HTTP request.
-func (d *deliverer) attempt(ctx context.Context, p packet) answer {
+// attempt makes one HTTP request, and a second one if the token was replaced
+// just now.
+func (d *deliverer) attempt(ctx context.Context, p *packet) answer {
+	headers := d.creds.current()
+	a := d.request(ctx, p, headers)
+	if a.reason == lostUnauthorized && a.verdict == never && d.creds.renewed(headers.Get("Authorization")) {
+		a = d.request(ctx, p, d.creds.current())
+	}
+	return a
+}
+
+func (d *deliverer) request(ctx context.Context, p *packet, headers http.Header) answer {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
+	defer context.AfterFunc(d.sending, cancel)()
+	// Once the headers are on their way the endpoint may have taken the request,
+	// whatever becomes of the answer.
+	var wrote atomic.Bool
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { wrote.Store(true) }})
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url, bytes.NewReader(p.body))
 	if err != nil {
 		return answer{verdict: never, reason: lostEncode, text: d.clean(err.Error())}
 	}
-	req.Header = d.headers.Clone()
+	req.Header = headers
 	if p.gzip {
 		req.Header.Set("Content-Encoding", "gzip")
 	}
@@ -165,7 +189,7 @@ func (d *deliverer) attempt(ctx context.Context, p packet) answer {
 		if errors.Is(err, context.DeadlineExceeded) {
 			err = fmt.Errorf("no answer within %v", d.timeout)
 		}
-		return answer{verdict: later, text: d.clean(err.Error())}
+		return answer{verdict: later, doubt: wrote.Load(), text: d.clean(err.Error())}
 	}
 	defer resp.Body.Close()
 	// A body that breaks off after a good status was a good status.
@@ -182,6 +206,8 @@ func (d *deliverer) judge(resp *http.Response, body []byte) answer {
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		a.verdict = later
+		// A gateway does not know what the endpoint behind it has done.
+		a.doubt = resp.StatusCode == http.StatusBadGateway || resp.StatusCode == http.StatusGatewayTimeout
 		a.wait = retryAfter(resp.Header.Get("Retry-After"), time.Now())
 	case http.StatusRequestEntityTooLarge:
 		a.verdict = split
@@ -227,7 +253,7 @@ func partialSuccess(body []byte) (rejected int64, message string) {
 }
 
 // partial reports what an endpoint has to say to a request that it took.
-func (d *deliverer) partial(p packet, a answer) {
+func (d *deliverer) partial(p *packet, a answer) {
 	if a.rejected > 0 || a.text != "" {
 		d.say.warn("partial "+p.signal.String(), "endpoint took only a part of the telemetry",
 			"signal", p.signal.String(), "rejected", a.rejected, "of", p.items, "message", a.text)
@@ -235,7 +261,7 @@ func (d *deliverer) partial(p packet, a answer) {
 }
 
 // refused reports an answer that is final.
-func (d *deliverer) refused(p packet, a answer) {
+func (d *deliverer) refused(p *packet, a answer) {
 	if a.reason == lostUnauthorized {
 		setting := "PLAIN_CLOUD_EXPORT_TOKEN"
 		if d.foreign {
@@ -251,7 +277,7 @@ func (d *deliverer) refused(p packet, a answer) {
 
 // clean makes a text from outside fit for one line of the log.
 func (d *deliverer) clean(s string) string {
-	s = d.scrub.Replace(s)
+	s = d.creds.redact(s)
 	if len(s) > 300 {
 		s = s[:300] + "…"
 	}

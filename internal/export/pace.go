@@ -84,9 +84,9 @@ func (p *pace) wait(ctx context.Context) bool {
 	}
 }
 
-// fail books a failure and returns when the next attempt may be made. The wait
-// that the endpoint asked for counts where it is longer than the backoff.
-func (p *pace) fail(asked time.Duration) time.Time {
+// fail books a failure. The wait that the endpoint asked for counts where it is
+// longer than the backoff.
+func (p *pace) fail(asked time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.probing = false
@@ -101,6 +101,12 @@ func (p *pace) fail(asked time.Duration) time.Time {
 	if t := now.Add(asked); t.After(p.notBefore) {
 		p.notBefore = t
 	}
+}
+
+// until returns when the next attempt may be made.
+func (p *pace) until() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	return p.notBefore
 }
 

@@ -10,6 +10,8 @@
 //	  → otlptracehttp makes one request of it              spans.go
 //	  → compressed, given its headers                      transport.go
 //	  → sent, retried, split, refused; counted             deliver.go, pace.go, split.go
+//	  → or, if the endpoint cannot take it now, spooled    store.go, spool/
+//	    and sent later, beside what is fresh               drain.go
 //
 // Logs go the same way, through the log SDK and otlploghttp (logs.go); metrics
 // arrive as whole collections and are one request for all services (metrics.go).
@@ -19,8 +21,8 @@
 // and make the limit of the queue exact.
 //
 // Nothing here blocks the caller, and nothing is lost without a count: for each
-// signal, received = exported + queued + lost by reason ([SignalStats]), at any
-// time. What is sampled out never comes here: that is decided in the kernel.
+// signal, received = exported + queued + spooled + lost by reason
+// ([SignalStats]), at any time. What is sampled out never comes here: that is decided in the kernel.
 package export
 
 import (
@@ -35,6 +37,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/plainframework/agent/internal/config"
+	"github.com/plainframework/agent/internal/export/spool"
 	"github.com/plainframework/agent/internal/probes/event"
 )
 
@@ -58,15 +61,20 @@ type Pipeline struct {
 	metrics *metricExport
 	lanes   []*lane
 
-	http     *http.Client
-	deliver  *deliverer
-	startOne sync.Once
-	stopOne  sync.Once
-	stopErr  error
-	ctx      context.Context // of the workers; ends when what is queued is given up
-	cancel   context.CancelFunc
-	workers  sync.WaitGroup
-	done     chan struct{} // closed when all workers have returned
+	cfg        config.Export
+	http       *http.Client
+	deliver    *deliverer
+	store      *store
+	spoolOff   string // why there is none
+	drains     context.Context
+	stopDrains context.CancelFunc
+	startOne   sync.Once
+	stopOne    sync.Once
+	stopErr    error
+	ctx        context.Context // of the workers; ends when what is queued is given up
+	cancel     context.CancelFunc
+	workers    sync.WaitGroup
+	done       chan struct{} // closed when all workers have returned
 }
 
 var _ event.Sink = (*Pipeline)(nil)
@@ -75,6 +83,7 @@ var _ event.Sink = (*Pipeline)(nil)
 type options struct {
 	resource []attribute.KeyValue
 	base     http.RoundTripper
+	disk     spool.Disk // of the spool, instead of the directory
 }
 
 // Option changes how [New] builds a Pipeline.
@@ -102,24 +111,41 @@ func New(cfg config.Config, logger *slog.Logger, opts ...Option) (*Pipeline, err
 	}
 	routeLibraryErrors(logger)
 
-	p := &Pipeline{done: make(chan struct{})}
+	if o.base == nil {
+		if o.base, err = newBase(cfg.Export); err != nil {
+			return nil, err
+		}
+	}
+	p := &Pipeline{cfg: cfg.Export, done: make(chan struct{})}
+	if p.store, p.spoolOff, err = openStore(cfg.Export, ends, o.disk, logger); err != nil {
+		return nil, err
+	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	p.deliver = newDeliverer(cfg.Export, ends, logger, o.base)
+	p.drains, p.stopDrains = context.WithCancel(p.ctx)
+	p.deliver = newDeliverer(cfg.Export, ends, logger, o.base, p.store)
 	p.http = &http.Client{
 		Transport: newTransport(cfg.Export, ends, p.deliver),
 		// A redirect would carry the data, and maybe the token, to where
 		// nobody meant them to go.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
+	if err := p.addLanes(cfg, ends, o); err != nil {
+		return nil, errors.Join(err, p.store.close())
+	}
+	return p, nil
+}
+
+func (p *Pipeline) addLanes(cfg config.Config, ends [signalCount]string, o options) (err error) {
 	if p.spans, err = newSpanExport(cfg, ends[signalSpans], p.http); err != nil {
-		return nil, fmt.Errorf("trace exporter: %w", err)
+		return fmt.Errorf("trace exporter: %w", err)
 	}
 	if p.logs, err = newLogExport(cfg, ends[signalLogs], p.http); err != nil {
-		return nil, fmt.Errorf("log exporter: %w", err)
+		return fmt.Errorf("log exporter: %w", err)
 	}
 	p.metrics = newMetricExport(cfg, ends[signalMetrics], p.http, o.resource)
 	p.lanes = []*lane{p.spans.lane, p.metrics.lane, p.logs.lane}
-	return p, nil
+	p.store.start(p.lanes)
+	return nil
 }
 
 // Spans implements [event.Sink].
@@ -155,6 +181,10 @@ func (p *Pipeline) start() {
 			for range l.workers {
 				p.workers.Go(func() { l.work(p.ctx) })
 			}
+			if p.store != nil {
+				p.workers.Go(func() { l.spill(p.ctx) })
+				p.workers.Go(func() { p.deliver.drain(p.drains, p.ctx, l) })
+			}
 		}
 		go func() {
 			p.workers.Wait()
@@ -163,16 +193,21 @@ func (p *Pipeline) start() {
 	})
 }
 
-// Shutdown refuses new telemetry, sends what is queued until ctx ends (8 s at
-// most), and counts the rest as lost. It may be called more than once, and
-// without Run.
+// Shutdown refuses new telemetry and sends what is queued until ctx ends (8 s at
+// most). With a spool, it stops sending after two thirds of that time and spools
+// the rest; what is still left at the end is counted as lost. It may be called
+// more than once, and without Run.
 func (p *Pipeline) Shutdown(ctx context.Context) error {
 	p.stopOne.Do(func() {
 		ctx, cancel := context.WithTimeout(ctx, shutdownLimit)
 		defer cancel()
 		p.start()
+		p.stopDrains() // the next run goes on with it
 		for _, l := range p.lanes {
 			l.close()
+		}
+		if end, ok := ctx.Deadline(); ok && p.store != nil {
+			defer time.AfterFunc(time.Until(end)*2/3, p.deliver.stopSending).Stop()
 		}
 		select {
 		case <-p.done:
@@ -180,7 +215,7 @@ func (p *Pipeline) Shutdown(ctx context.Context) error {
 			p.abandon()
 			p.stopErr = fmt.Errorf("flush: %w", ctx.Err())
 		}
-		p.stopErr = errors.Join(p.stopErr, p.spans.shutdown(), p.logs.shutdown())
+		p.stopErr = errors.Join(p.stopErr, p.spans.shutdown(), p.logs.shutdown(), p.store.close())
 		p.http.CloseIdleConnections()
 	})
 	return p.stopErr

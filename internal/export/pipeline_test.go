@@ -228,7 +228,7 @@ func TestAccountingUnderLoad(t *testing.T) {
 	srv := httptest.NewServer(rc)
 	defer srv.Close()
 	cfg := config.Default()
-	cfg.Export.URL, cfg.Export.Token, cfg.Export.BatchSize, cfg.Export.QueueSize = srv.URL, testToken, 50, 1<<20
+	cfg.Export.URL, cfg.Export.Token, cfg.Export.SpoolDir, cfg.Export.BatchSize, cfg.Export.QueueSize = srv.URL, testToken, config.SpoolOff, 50, 1<<20
 	log := &logBuffer{}
 	p, err := New(cfg, discard(log))
 	if err != nil {
@@ -269,7 +269,7 @@ func TestEndpointThatStartsLater(t *testing.T) {
 	addr := ln.Addr().String()
 	ln.Close()
 	cfg := config.Default()
-	cfg.Export.URL, cfg.Export.Token = "http://"+addr, testToken
+	cfg.Export.URL, cfg.Export.Token, cfg.Export.SpoolDir = "http://"+addr, testToken, config.SpoolOff
 	p, err := New(cfg, discard(&logBuffer{}))
 	if err != nil {
 		t.Fatal(err)

@@ -186,6 +186,7 @@ func newTestPipeline(t *testing.T, rc *receiver, change func(*config.Config)) (*
 	cfg := config.Default()
 	cfg.Export.URL = "http://endpoint.test/base"
 	cfg.Export.Token = testToken
+	cfg.Export.SpoolDir = config.SpoolOff
 	if change != nil {
 		change(&cfg)
 	}
@@ -235,7 +236,7 @@ func makeSpans(n int, prefix string) []event.Span {
 func balanced(t *testing.T, p *Pipeline, signal string) SignalStats {
 	t.Helper()
 	s := p.Stats().Signals[signal]
-	if s.Received != s.Exported+s.Queued+s.LostTotal() {
+	if s.Received != s.Exported+s.Queued+s.Spooled+s.LostTotal() || s.Spooled < 0 || s.Queued < 0 {
 		t.Errorf("%s does not add up: %+v", signal, s)
 	}
 	return s

@@ -64,7 +64,7 @@ type SignalStats struct {
 	QueuedBytes int64            `json:"queued_bytes"` // memory that they take
 	Spooled     int64            `json:"spooled"`      // waiting on disk
 	Restored    int64            `json:"restored"`     // of Received: found in the spool, from earlier runs
-	MaybeTwice  int64            `json:"maybe_twice"`  // sent again, when the first attempt may have arrived
+	MaybeTwice  int64            `json:"maybe_twice"`  // sent once more, when an attempt before may have arrived; each time counts
 	Lost        map[string]int64 `json:"lost"`         // by reason; only reasons that occurred
 }
 

@@ -34,12 +34,12 @@ const flagGzip = 1
 // of a store, and the log has it. The one error is a directory that was chosen
 // by name and belongs to another process: two agents must not share one, and
 // it is better to hear of it.
-func openStore(e config.Export, urls [signalCount]string, logger *slog.Logger) (st *store, off string, err error) {
+func openStore(e config.Export, urls [signalCount]string, disk spool.Disk, logger *slog.Logger) (st *store, off string, err error) {
 	if e.SpoolDir == "" || e.SpoolDir == config.SpoolOff {
 		return nil, "switched off by PLAIN_CLOUD_SPOOL_DIR", nil
 	}
 	st = &store{say: &complaints{logger: logger}}
-	o := spool.Options{Limit: int64(e.SpoolSize), Logger: logger, Lost: st.lost}
+	o := spool.Options{Limit: int64(e.SpoolSize), Logger: logger, Lost: st.lost, Adrift: st.adrift, Disk: disk}
 	for s := range signalCount {
 		o.Queues = append(o.Queues, spool.Queue{Name: s.String(), Target: withoutQuery(urls[s])})
 	}
@@ -75,6 +75,10 @@ func (st *store) lost(queue int, why spool.Reason, items int64) {
 	st.lanes[queue].dropSpooled(r, items)
 	st.say.warn(r.String()+signal(queue).String(), "telemetry in the spool is lost", "signal", signal(queue).String(), "reason", r.String(), "items", items)
 }
+
+// adrift books items whose place in the spool was taken while they were being
+// sent: they are in memory only.
+func (st *store) adrift(queue int, items int64) { st.lanes[queue].toSpool(-items) }
 
 // put stores a packet and reports whether it could.
 func (st *store) put(p *packet) bool {

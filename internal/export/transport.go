@@ -63,10 +63,9 @@ type packet struct {
 	gzip   bool
 	body   []byte
 
-	spill   bool // to the spool at once
-	stored  bool // it comes from there
-	doubt   bool // an attempt was made that may have arrived
-	counted bool // and the next one was counted
+	spill  bool // to the spool at once
+	stored bool // it comes from there
+	doubt  bool // an attempt was made that may have arrived
 }
 
 // transport is where the requests of all three signals come through. For the

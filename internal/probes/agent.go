@@ -27,6 +27,8 @@ type Options struct {
 
 	MetricsInterval time.Duration
 	MaxSeries       int // of one metric and process; the rest is one overflow series
+
+	MaxOverhead float64 // share of a target's CPU time that probes may cost; 0: any
 }
 
 // Agent is the probes of one node.
@@ -91,6 +93,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	var following sync.WaitGroup
 	following.Go(func() { a.targets.run(ctx) })
 	following.Go(func() { a.collect.run(ctx, a.options.MetricsInterval) })
+	if a.options.MaxOverhead > 0 {
+		following.Go(func() { newBackoff(a.kernel, a.targets, a.options.MaxOverhead, a.log).run(ctx) })
+	}
 
 	var err error
 	select {
@@ -161,6 +166,7 @@ var counterNames = [bpf.AgentCounterCOUNTERS]string{
 	bpf.AgentCounterCOUNT_LOST_STACK_FULL:      "stack_full",
 	bpf.AgentCounterCOUNT_LOST_UNFINISHED:      "unfinished",
 	bpf.AgentCounterCOUNT_LOST_STASH_FULL:      "stash_full",
+	bpf.AgentCounterCOUNT_LOST_BACKED_OFF:      "backed_off",
 	bpf.AgentCounterCOUNT_BAD_READ:             "bad_read",
 	bpf.AgentCounterCOUNT_CONTEXTS_FULL:        "contexts_full",
 	bpf.AgentCounterCOUNT_SERIES_FULL:          "series_full",

@@ -18,7 +18,8 @@ import (
 // databaseSQL is the client span of a query or statement; bpf/databasesql.bpf.c says
 // where it begins and ends.
 var databaseSQL = library{
-	name: "database/sql",
+	name:    "database/sql",
+	givenUp: givenUpSQL,
 	groups: []group{
 		sqlThroughRetry("DB", bpf.AgentSqlHandleSQL_DB),
 		sqlThroughRetry("Stmt", bpf.AgentSqlHandleSQL_STMT),

@@ -36,6 +36,7 @@ type executable struct {
 
 // planned is one program with its sites in one binary, in the order of attaching.
 type planned struct {
+	library *library
 	program string
 	offsets []uint64
 	cookies []uint64
@@ -245,7 +246,7 @@ func (b *executable) planGroup(lib *library, g group) {
 	status := GroupStatus{Library: lib.name, Group: g.name, State: "attached"}
 	var found []planned
 	for _, h := range g.hooks {
-		sites, err := h.sites(b.info)
+		h, sites, err := h.find(b.info)
 		var missing *gobin.MissingError
 		if h.prunable && errors.As(err, &missing) {
 			continue // nothing calls it
@@ -257,7 +258,7 @@ func (b *executable) planGroup(lib *library, g group) {
 			}
 			continue
 		}
-		p := planned{program: h.program}
+		p := planned{library: lib, program: h.program}
 		for _, s := range sites {
 			p.offsets = append(p.offsets, s.Offset)
 			p.cookies = append(p.cookies, cookie(b.id, h.variant, s))
@@ -307,9 +308,9 @@ func cookie(id uint32, variant uint8, s gobin.Site) uint64 {
 	return c
 }
 
-// attach puts the plan in force: for one process, or for all that run or will run
-// the binary (pid 0). Closing the result undoes it.
-func (b *executable) attach(k *kernel, pid int) (links io.Closer, err error) {
+// attach puts the plan of one library in force: for one process, or for all that run or
+// will run the binary (pid 0). Closing the result undoes it.
+func (b *executable) attach(k *kernel, pid int, lib *library) (links closers, err error) {
 	var all closers
 	defer func() {
 		if err != nil {
@@ -322,6 +323,9 @@ func (b *executable) attach(k *kernel, pid int) (links io.Closer, err error) {
 		return nil, fmt.Errorf("open executable: %w", err)
 	}
 	for _, p := range b.plan {
+		if p.library != lib {
+			continue
+		}
 		l, err := attachProgram(k, exe, p, pid)
 		all = append(all, l...)
 		if err != nil {

@@ -32,6 +32,9 @@ type library struct {
 
 	metrics []metric
 
+	// givenUp is the step of the back-off that takes its probes out; nothing: the last.
+	givenUp givenUp
+
 	// records are the kinds of ring records that the library's programs emit.
 	records map[uint32]decoder
 }
@@ -61,11 +64,27 @@ type hook struct {
 	program string
 	variant uint8 // tells the sites of one program apart; 0 to 15
 	sites   siteFinder
+	// instead is tried where this hook has no site, such as its caller where the
+	// function was inlined.
+	instead *hook
 	// prunable: the linker leaves the function out where nothing can call it, so
 	// that it is not there says nothing.
 	prunable bool
 	// optional hooks that are not found leave the group complete, if poorer.
 	optional bool
+}
+
+// find returns the first hook of this one and its fallbacks that has sites; if none has,
+// the error is that of the first.
+func (h hook) find(b *gobin.Binary) (hook, []gobin.Site, error) {
+	sites, err := h.sites(b)
+	if err == nil || h.instead == nil {
+		return h, sites, err
+	}
+	if other, sites, otherErr := h.instead.find(b); otherErr == nil {
+		return other, sites, nil
+	}
+	return h, nil, err
 }
 
 // siteFinder finds the sites of one hook in a binary.

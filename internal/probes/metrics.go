@@ -49,6 +49,7 @@ type collector struct {
 	points   map[pointKey]*event.Histogram              // gathered since the last hand-over
 	last     int64                                      // Unix time of the last collection, ns
 
+	active    *activeRequests
 	exemplars exemplars
 }
 
@@ -97,6 +98,7 @@ func newCollector(k *kernel, t *targets, sink event.Sink, log *slog.Logger, vers
 		seen:     map[bpf.AgentSeriesKey]bpf.AgentHistogram{},
 		overflow: map[uint32][metricSlots]bpf.AgentHistogram{},
 		points:   map[pointKey]*event.Histogram{},
+		active:   newActiveRequests(k, t, log, version),
 		last:     time.Now().UnixNano(),
 	}
 	for _, lib := range libraries {
@@ -125,6 +127,7 @@ func (c *collector) run(ctx context.Context, interval time.Duration) {
 
 // collect hands what every series gained to the sink.
 func (c *collector) collect() {
+	open := c.active.count()
 	c.mu.Lock()
 	now := time.Now().UnixNano()
 	if err := c.gather(nil); err != nil {
@@ -137,9 +140,10 @@ func (c *collector) collect() {
 	}
 	c.points = map[pointKey]*event.Histogram{}
 	c.last = now
+	numbers := c.active.numbers(open, now)
 	c.mu.Unlock()
-	if len(points) > 0 {
-		c.sink.Metrics(points, nil)
+	if len(points)+len(numbers) > 0 {
+		c.sink.Metrics(points, numbers)
 	}
 }
 
@@ -195,6 +199,9 @@ func (c *collector) addSeries(key *bpf.AgentSeriesKey, s *bpf.AgentSeries, exemp
 	c.decode.target = tg
 	p := c.point(tg.process, m, m.attributes(c.decode, key, s))
 	p.add(gained)
+	if m.kind == uint32(bpf.AgentNethttpKindRECORD_HTTP_SERVER) {
+		c.active.learn(tg.process, p.Attributes)
+	}
 	if exemplar.Time != 0 && len(p.Exemplars) < maxExemplars {
 		p.Exemplars = append(p.Exemplars, exemplar)
 	}

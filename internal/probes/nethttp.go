@@ -27,7 +27,15 @@ var netHTTP = library{
 			{program: "nethttp_server_end", sites: entry("net/http.(*response).finishRequest")},
 			{program: "nethttp_server_end", variant: uint8(bpf.AgentHttpEndSiteHTTP_CONNECTION_END), sites: entry("net/http.(*conn).serve.func1")},
 			{program: "nethttp_route", sites: routeSite, optional: true},
-			{program: "nethttp_server_begin", sites: entry("net/http.serverHandler.ServeHTTP")},
+			{
+				program: "nethttp_server_begin", sites: entry("net/http.serverHandler.ServeHTTP"),
+				instead: &hook{
+					program: "nethttp_server_begin", variant: uint8(bpf.AgentHttpBeginSiteHTTP_READ),
+					sites: inFunc("net/http.(*conn).serve", func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
+						return b.AfterCall(f, gobin.Call{Callee: "net/http.(*conn).readRequest"}, inRegisters(0, 1))
+					}),
+				},
+			},
 		},
 	}},
 	layoutMap: "nethttp_layouts",

@@ -7,7 +7,8 @@ import "github.com/plainframework/agent/internal/probes/gobin"
 // on goroutines of their own and hand them no context. It costs a trap for each go
 // statement, so newer programs, whose libraries pass contexts, are spared.
 var goRuntime = library{
-	name: "runtime",
+	name:    "runtime",
+	givenUp: givenUpSQL, // it serves queries
 	groups: []group{{
 		name: "goroutines",
 		when: func(b *gobin.Binary) bool {

@@ -27,6 +27,15 @@ type BinaryStatus struct {
 	State     string        `json:"state"` // attached, refused, waiting
 	Reason    string        `json:"reason,omitempty"`
 	Groups    []GroupStatus `json:"groups,omitempty"`
+	// Backoff says what is given up for its cost; nil: nothing.
+	Backoff *BackoffStatus `json:"backoff,omitempty"`
+}
+
+// BackoffStatus is what is given up for a binary because the probes cost its processes
+// more than they may.
+type BackoffStatus struct {
+	Level  string `json:"level"` // spans, sql (and spans), all
+	Reason string `json:"reason"`
 }
 
 // GroupStatus is one kind of operation of one library in one binary.

@@ -14,27 +14,27 @@ import (
 // program uses its entries any more; those of other processes are not touched.
 func (k *kernel) purge(tgid uint32, before uint64) (open uint64, err error) {
 	goroutines := k.mapOf("goroutines")
-	err = k.eachEntry("goroutine_table", tgid, func(e bpf.AgentTableEntry) bool {
+	err = k.eachEntry("goroutine_table", func(e bpf.AgentTableEntry) bool {
 		var g bpf.AgentGoroutine
-		if goroutines.Lookup(uint32(e.Value), &g) != nil || g.Frames[0].StartNs >= before {
+		if e.Tgid != tgid || goroutines.Lookup(uint32(e.Value), &g) != nil || g.Frames[0].StartNs >= before {
 			return false
 		}
 		open += uint64(g.Depth)
 		return true
 	})
 	// A context is registered by a goroutine; without it nothing leads to a span.
-	return open, errors.Join(err, k.eachEntry("context_table", tgid, func(bpf.AgentTableEntry) bool {
-		return before == allTime
+	return open, errors.Join(err, k.eachEntry("context_table", func(e bpf.AgentTableEntry) bool {
+		return e.Tgid == tgid && before == allTime
 	}))
 }
 
 // allTime is later than anything.
 const allTime = ^uint64(0)
 
-// eachEntry calls f for the entries of a process in a table, and frees those for
-// which it returns true. A program reaches only for ways that are free, so a taken one
-// is written to without harm.
-func (k *kernel) eachEntry(table string, tgid uint32, f func(bpf.AgentTableEntry) bool) error {
+// eachEntry calls f for the entries of a table, and frees those for which it returns
+// true: only those of a process in which no program runs any more. A program reaches
+// only for ways that are free, so a taken one is written to without harm.
+func (k *kernel) eachEntry(table string, f func(bpf.AgentTableEntry) bool) error {
 	memory, err := k.mapOf(table).Memory()
 	if err != nil {
 		return fmt.Errorf("map %s: %w", table, err)
@@ -48,7 +48,7 @@ func (k *kernel) eachEntry(table string, tgid uint32, f func(bpf.AgentTableEntry
 		}
 		for way := range tableWays {
 			e := decodeEntry(buf[way*size:])
-			if e.Address == 0 || e.Tgid != tgid || !f(e) {
+			if e.Address == 0 || !f(e) {
 				continue
 			}
 			// The address before the claim, as bpf/table.h does.

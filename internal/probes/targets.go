@@ -40,6 +40,9 @@ type targets struct {
 	past     [bpf.AgentCounterCOUNTERS]uint64 // counters of processes that are gone
 	detached bool
 
+	// changing is held while probes are attached or detached, and taken before mu.
+	changing sync.Mutex
+
 	// retired is called when a process is gone for good, before what the kernel
 	// keeps of it is deleted.
 	retired func(tgid uint32)
@@ -58,8 +61,10 @@ type attached struct {
 	binary *executable // nil if refused
 	path   string
 	err    error
-	links  []io.Closer
-	all    bool // for every process, not some
+	links  []*attachment
+	all    bool    // for every process, not some
+	given  givenUp // what is given up for its cost, and so not attached
+	reason string  // for that
 }
 
 // wantedExe is a path of Options.Exes.
@@ -134,8 +139,7 @@ func (t *targets) attachPID(pid int) error {
 		p.Close()
 		return fmt.Errorf("process %d (%s): %w", pid, p.ExePath(), a.err)
 	}
-	links, err := a.binary.attach(t.kernel, pid)
-	if err != nil {
+	if err := t.attach(a, pid); err != nil {
 		gone := p.Exited()
 		p.Close()
 		if gone {
@@ -143,9 +147,6 @@ func (t *targets) attachPID(pid int) error {
 		}
 		return fmt.Errorf("process %d (%s): %w", pid, p.ExePath(), err)
 	}
-	t.mu.Lock()
-	a.links = append(a.links, links)
-	t.mu.Unlock()
 	t.add(p, a.binary)
 	t.log.Info("attached", "pid", pid, "exe", a.path, "go", a.binary.info.GoVersion().String())
 	return nil
@@ -223,13 +224,9 @@ func (t *targets) attachExe(exe string, id process.FileID) error {
 	if all {
 		return nil
 	}
-	links, err := a.binary.attach(t.kernel, 0)
-	if err != nil {
+	if err := t.attach(a, 0); err != nil {
 		return fmt.Errorf("%s: %w", exe, err)
 	}
-	t.mu.Lock()
-	a.links = append(a.links, links)
-	t.mu.Unlock()
 	t.log.Info("attached", "exe", exe, "go", a.binary.info.GoVersion().String())
 	running, err := t.watcher.FindByExe(id)
 	if err != nil {
@@ -381,11 +378,15 @@ func (t *targets) retire(pid int, tg *target, before uint64) {
 
 // detach takes all probes out of all targets.
 func (t *targets) detach() error {
+	t.changing.Lock()
+	defer t.changing.Unlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var all []io.Closer
 	for _, a := range t.byFile {
-		all = append(all, a.links...)
+		for _, l := range a.links {
+			all = append(all, l)
+		}
 		a.links = nil
 	}
 	errs := make([]error, len(all))
@@ -430,6 +431,7 @@ func (t *targets) status() Status {
 			b.State, b.Reason = "refused", a.err.Error()
 		} else {
 			b.GoVersion, b.Groups = a.binary.info.GoVersion().String(), a.binary.groups
+			b.Backoff = a.backoffStatus()
 		}
 		s.Binaries = append(s.Binaries, b)
 	}

@@ -70,6 +70,14 @@ func TestTable(t *testing.T) {
 	}
 }
 
+func TestStalled(t *testing.T) {
+	for us, want := range map[float64]bool{1e6: false, 1.1e6: false, 1.3e6: true, 20e6: true} {
+		if got := (load{US: us}).stalled(time.Second); got != want {
+			t.Errorf("a run of %g us for one second: stalled %v", us, got)
+		}
+	}
+}
+
 func TestAxisStep(t *testing.T) {
 	for top, want := range map[float64]float64{0: 1, 4: 1, 10: 2, 23: 5, 99: 20, 0.4: 0.1} {
 		if got := axisStep(top); math.Abs(got-want) > 1e-9 {

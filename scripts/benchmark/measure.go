@@ -38,7 +38,10 @@ type result struct {
 	traps     map[key]trapCount
 	firstSpan []time.Duration // from the agent's start to its first request
 	rss, peak int64           // highest of the agent, bytes
-	losses    map[string]float64
+	// loadBefore is the machine's load average before the run: what was not
+	// this benchmark's.
+	loadBefore string
+	losses     map[string]float64
 }
 
 // trapCount is of one counted run.
@@ -58,7 +61,7 @@ type bench struct {
 }
 
 func newBench(ctx context.Context, cfg config) (_ *bench, err error) {
-	b := &bench{cfg: cfg, res: &result{cfg: cfg, samples: map[key][]sample{}, traps: map[key]trapCount{}, losses: map[string]float64{}}}
+	b := &bench{cfg: cfg, res: &result{cfg: cfg, loadBefore: loadAverage(), samples: map[key][]sample{}, traps: map[key]trapCount{}, losses: map[string]float64{}}}
 	defer func() {
 		if err != nil {
 			b.close()
@@ -171,9 +174,23 @@ func (b *bench) attach(ctx context.Context, rate float64) (*agent, error) {
 	return a, nil
 }
 
-// one measures one path: a second to warm up, then the measurement, then the
-// wait for the agent to send everything, whose CPU time counts too.
+// one measures one path, again if something held the load up.
 func (b *bench) one(ctx context.Context, r request, a *agent) (sample, error) {
+	for try := 1; ; try++ {
+		s, err := b.once(ctx, r, a)
+		if err != nil || !s.stalled(b.cfg.duration) {
+			return s, err
+		}
+		if try == 3 {
+			return s, fmt.Errorf("three runs of wrk took too long, the last one %.1f s: is something else running?", s.US/1e6)
+		}
+		fmt.Fprintf(os.Stderr, "%s: wrk took %.1f s; once more\n", r.path, s.US/1e6)
+	}
+}
+
+// once measures one path: a second to warm up, then the measurement, then the
+// wait for the agent to send everything, whose CPU time counts too.
+func (b *bench) once(ctx context.Context, r request, a *agent) (sample, error) {
 	var s sample
 	if _, err := runWrk(ctx, b.cfg, b.script, b.url+r.path, time.Second); err != nil {
 		return s, err

@@ -151,9 +151,19 @@ func (r *result) machine() string {
 	}
 	model, cores := processor()
 	return fmt.Sprintf("Machine: %s, %d cores, Linux %s. Shop built with %s, alone on core %d (so GOMAXPROCS=1); wrk (1 thread, %d\n"+
-		"connections), the agent and the sink share core %d. %d rounds of %v each, conditions in turns. %s.\n",
+		"connections), the agent and the sink share core %d. %d rounds of %v each, conditions in turns. Load average before: %s. %s.\n",
 		model, cores, kernel, goVersion, r.cfg.appCPU, r.cfg.connections,
-		r.cfg.otherCPU, r.cfg.rounds, r.cfg.duration, time.Now().UTC().Format("2006-01-02"))
+		r.cfg.otherCPU, r.cfg.rounds, r.cfg.duration, r.loadBefore, time.Now().UTC().Format("2006-01-02"))
+}
+
+// loadAverage is the kernel's, over one minute.
+func loadAverage() string {
+	data, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	minute, _, _ := strings.Cut(string(data), " ")
+	return minute
 }
 
 // processor returns the model and number of the cores; runtime.NumCPU counts

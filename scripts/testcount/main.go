@@ -83,6 +83,9 @@ func (r *report) take(e event) {
 	key := pkg + " " + e.Test
 	switch e.Action {
 	case "output", "build-output":
+		if strings.HasPrefix(e.Output, "=== ") { // that a test runs, pauses or goes on
+			return
+		}
 		text := r.output[key] + e.Output
 		r.output[key] = text[max(len(text)-maxOutput, 0):]
 		return
@@ -140,13 +143,13 @@ func bare(importPath string) string {
 	return pkg
 }
 
-// reason is what the test said when it skipped: the last line that is not the
-// test framework's.
+// reason is what the test said when it skipped: the last line that is not go
+// test's own.
 func reason(output string) string {
 	last := "no reason given"
 	for line := range strings.Lines(output) {
 		line = strings.TrimSpace(line)
-		if line != "" && !strings.HasPrefix(line, "---") && !strings.HasPrefix(line, "===") {
+		if line != "" && !strings.HasPrefix(line, "---") {
 			last = line
 		}
 	}

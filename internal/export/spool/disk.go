@@ -15,17 +15,18 @@ var ErrLocked = errors.New("another process uses it")
 
 const lockName = "lock"
 
-// disk is what a spool needs of a directory. Tests put faults between.
-type disk interface {
-	list() ([]fs.DirEntry, error)
-	create(name string) (file, error) // fails if it exists
-	open(name string) (file, error)
-	remove(name string) error
-	sync() error // makes created and removed names durable
-	close() error
+// Disk is what a spool needs of a directory. Tests put faults between.
+type Disk interface {
+	List() ([]fs.DirEntry, error)
+	Create(name string) (File, error) // fails if it exists
+	Open(name string) (File, error)
+	Remove(name string) error
+	Sync() error  // makes created and removed names durable
+	Close() error // also gives up the lock
 }
 
-type file interface {
+// File is an open segment.
+type File interface {
 	io.ReaderAt
 	io.WriterAt
 	Truncate(size int64) error
@@ -40,8 +41,8 @@ type directory struct {
 	lock *os.File
 }
 
-// openDirectory makes the directory if need be and locks it.
-func openDirectory(path string) (*directory, error) {
+// OpenDirectory makes the directory if need be and locks it.
+func OpenDirectory(path string) (Disk, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, err
 	}
@@ -51,17 +52,17 @@ func openDirectory(path string) (*directory, error) {
 	}
 	d := &directory{root: root}
 	if err := d.check(path); err != nil {
-		return nil, errors.Join(err, d.close())
+		return nil, errors.Join(err, d.Close())
 	}
 	d.lock, err = root.OpenFile(lockName, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, errors.Join(err, d.close())
+		return nil, errors.Join(err, d.Close())
 	}
 	if err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			err = ErrLocked
 		}
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), d.close())
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), d.Close())
 	}
 	return d, nil
 }
@@ -87,7 +88,8 @@ func (d *directory) check(path string) error {
 	return nil
 }
 
-func (d *directory) list() ([]fs.DirEntry, error) {
+// List implements [Disk].
+func (d *directory) List() ([]fs.DirEntry, error) {
 	f, err := d.root.Open(".")
 	if err != nil {
 		return nil, err
@@ -96,11 +98,13 @@ func (d *directory) list() ([]fs.DirEntry, error) {
 	return f.ReadDir(-1)
 }
 
-func (d *directory) create(name string) (file, error) {
+// Create implements [Disk].
+func (d *directory) Create(name string) (File, error) {
 	return asFile(d.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600))
 }
 
-func (d *directory) open(name string) (file, error) {
+// Open implements [Disk].
+func (d *directory) Open(name string) (File, error) {
 	// A segment can be read, and sent, without the right to mark it.
 	f, err := d.root.OpenFile(name, os.O_RDWR, 0)
 	if errors.Is(err, unix.EROFS) {
@@ -110,16 +114,18 @@ func (d *directory) open(name string) (file, error) {
 }
 
 // asFile keeps a nil *os.File from becoming a file that is not nil.
-func asFile(f *os.File, err error) (file, error) {
+func asFile(f *os.File, err error) (File, error) {
 	if err != nil {
 		return nil, err
 	}
 	return f, nil
 }
 
-func (d *directory) remove(name string) error { return d.root.Remove(name) }
+// Remove implements [Disk].
+func (d *directory) Remove(name string) error { return d.root.Remove(name) }
 
-func (d *directory) sync() error {
+// Sync implements [Disk].
+func (d *directory) Sync() error {
 	f, err := d.root.Open(".")
 	if err != nil {
 		return err
@@ -128,9 +134,9 @@ func (d *directory) sync() error {
 	return f.Sync()
 }
 
-// close also gives up the lock. The lock's file stays: to remove it would let
+// Close implements [Disk]. The lock's file stays: to remove it would let
 // two processes lock two files of the same name.
-func (d *directory) close() error {
+func (d *directory) Close() error {
 	var err error
 	if d.lock != nil {
 		err = d.lock.Close()

@@ -8,7 +8,7 @@ import (
 )
 
 // touched notes that a file has to be synced soon.
-func (s *Spool) touched(f file) {
+func (s *Spool) touched(f File) {
 	if !slices.Contains(s.dirty, f) {
 		s.dirty = append(s.dirty, f)
 	}
@@ -47,7 +47,7 @@ func (s *Spool) sync() error {
 		errs = append(errs, f.Sync(), f.Close())
 	}
 	if len(dirty)+len(retired) > 0 {
-		errs = append(errs, s.disk.sync())
+		errs = append(errs, s.disk.Sync())
 	}
 	err := errors.Join(errs...)
 	if err != nil {

@@ -30,7 +30,7 @@ type segment struct {
 	salt   uint32
 	size   int64
 	end    uint64 // and of the one that follows its last
-	w      file   // while it is written to
+	w      File   // while it is written to
 }
 
 func newSegment(prefix string, seq, first uint64, salt uint32) *segment {
@@ -70,9 +70,10 @@ func (seg *segment) write(h *header, body []byte) error {
 
 // queue is the segments of one name and target.
 type queue struct {
+	index  int
 	prefix string
 	segs   []*segment // oldest first; only the last one may be written to
-	r      file       // segs[0], once it was read
+	r      File       // segs[0], once it was read
 	off    int64      // of the oldest record in segs[0]
 	known  bool       // where the numbers begin
 	head   uint64     // number of the oldest item
@@ -89,9 +90,9 @@ type held struct {
 	orphan bool // its segment was dropped meanwhile
 }
 
-func newQueue(q Queue) *queue {
+func newQueue(index int, q Queue) *queue {
 	sum := sha256.Sum256([]byte(q.Target))
-	return &queue{prefix: q.Name + "-" + hex.EncodeToString(sum[:4]), ready: make(chan struct{}, 1)}
+	return &queue{index: index, prefix: q.Name + "-" + hex.EncodeToString(sum[:4]), ready: make(chan struct{}, 1)}
 }
 
 func (q *queue) wake() {
@@ -158,7 +159,7 @@ type content struct {
 
 func (s *Spool) scan(seg *segment) (content, error) {
 	c := content{end: seg.first}
-	f, err := s.disk.open(seg.name())
+	f, err := s.disk.Open(seg.name())
 	if err != nil {
 		return c, err
 	}
@@ -206,12 +207,7 @@ func looksDone(r io.ReaderAt, off int64) bool {
 func (s *Spool) Waiting(queue int) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	q := s.queues[queue]
-	n := int64(q.tail - q.head)
-	if q.held != nil && q.held.orphan {
-		n += int64(q.held.items)
-	}
-	return n
+	return int64(s.queues[queue].tail - s.queues[queue].head)
 }
 
 // Ready gets a value when something was put into an empty queue.
@@ -228,17 +224,17 @@ func (s *Spool) Next(queue int) (Record, bool) {
 		seg := q.segs[0]
 		h, at, err := s.findNext(q)
 		if err != nil {
-			s.skipTo(queue, seg.end)
+			s.skipTo(q, seg.end)
 			s.finish(q)
 			continue
 		}
-		s.skipTo(queue, h.number)
+		s.skipTo(q, h.number)
 		q.off, q.since = at, h.time
 		body := make([]byte, h.size)
 		if err := readFull(q.r, body, at+headerSize, seg.size); err != nil || crc32.Checksum(body, castagnoli) != h.bodySum {
 			s.stats.Damaged++
 			s.mark(q, at, done)
-			s.skipTo(queue, h.end())
+			s.skipTo(q, h.end())
 			s.pass(q, &h, at)
 			continue
 		}
@@ -255,7 +251,7 @@ func (s *Spool) Next(queue int) (Record, bool) {
 func (s *Spool) findNext(q *queue) (header, int64, error) {
 	seg := q.segs[0]
 	if q.r == nil {
-		f, err := s.disk.open(seg.name())
+		f, err := s.disk.Open(seg.name())
 		if err != nil {
 			s.stats.Errors++
 			return header{}, 0, err
@@ -282,10 +278,9 @@ func (s *Spool) findNext(q *queue) (header, int64, error) {
 }
 
 // skipTo counts the items up to a number as lost by damage.
-func (s *Spool) skipTo(queue int, number uint64) {
-	q := s.queues[queue]
+func (s *Spool) skipTo(q *queue, number uint64) {
 	if number > q.head {
-		s.lost(queue, Damage, int64(number-q.head))
+		s.lost(q.index, Damage, int64(number-q.head))
 		q.head = number
 	}
 }
@@ -310,6 +305,15 @@ func (s *Spool) finish(q *queue) {
 	s.discard(seg)
 	q.head = max(q.head, seg.end)
 	q.segs, q.off = q.segs[1:], 0
+	s.closeGap(q)
+}
+
+// closeGap counts what is missing before the first segment. It must not wait
+// until that is read: a later run would find nothing missing.
+func (s *Spool) closeGap(q *queue) {
+	if len(q.segs) > 0 {
+		s.skipTo(q, q.segs[0].first)
+	}
 }
 
 // mark writes the state of a record. It reports whether it could.
@@ -348,6 +352,7 @@ func (s *Spool) Back(queue int, doubt bool) bool {
 		return false
 	}
 	if h.orphan {
+		s.adrift(queue, -int64(h.items))
 		s.lost(queue, Full, int64(h.items))
 		return false
 	}
@@ -364,7 +369,11 @@ func (s *Spool) Done(queue int) {
 	q := s.queues[queue]
 	h := q.held
 	q.held = nil
-	if h == nil || h.orphan {
+	switch {
+	case h == nil:
+		return
+	case h.orphan:
+		s.adrift(queue, -int64(h.items))
 		return
 	}
 	if s.closed || !s.mark(q, h.at, done) {

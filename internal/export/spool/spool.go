@@ -80,11 +80,16 @@ type Options struct {
 	Limit  int64 // bytes on disk, of all queues together
 	Queues []Queue
 	Logger *slog.Logger
-	// Lost is told of items that are lost. It is called with the spool locked
-	// and must not call it. It is not called before Start.
-	Lost func(queue int, why Reason, items int64)
+	// Lost is told of items that are lost, Adrift of those of a record that had
+	// to make room while it was handed out: they are not on disk any more. With
+	// Done or Back it is told again, with a negative number, for what becomes
+	// of them is counted as for all. Both are called with the spool locked, and
+	// must not call it; never before Start.
+	Lost   func(queue int, why Reason, items int64)
+	Adrift func(queue int, items int64)
 
-	disk disk // instead of the directory; for tests
+	// Disk is used instead of the directory, by tests.
+	Disk Disk
 }
 
 // Spool is an open directory. Its methods may be called from several
@@ -93,17 +98,18 @@ type Spool struct {
 	limit   int64
 	segment int64
 	lost    func(int, Reason, int64)
+	adrift  func(int, int64)
 	logger  *slog.Logger
 
 	mu      sync.Mutex
-	disk    disk
+	disk    Disk
 	queues  []*queue
 	foreign []*segment // for other targets, oldest first
 	seq     uint64     // of the next segment
 	stats   Stats
 	closed  bool
-	dirty   []file // written to since the last sync
-	retired []file // full segments, to be synced and closed
+	dirty   []File // written to since the last sync
+	retired []File // full segments, to be synced and closed
 	timer   *time.Timer
 	syncing sync.Mutex
 }
@@ -122,32 +128,33 @@ type Stats struct {
 // Open opens or makes the spool in the directory at path. An error that is
 // [ErrLocked] says that another process has it open. Damage is no error.
 func Open(path string, o Options) (*Spool, error) {
-	if o.disk == nil {
-		d, err := openDirectory(path)
+	if o.Disk == nil {
+		d, err := OpenDirectory(path)
 		if err != nil {
 			return nil, err
 		}
-		o.disk = d
+		o.Disk = d
 	}
 	s := &Spool{
 		limit:   o.Limit,
 		segment: min(max(o.Limit/16, minSegment), maxSegment),
 		lost:    o.Lost,
+		adrift:  o.Adrift,
 		logger:  o.Logger,
-		disk:    o.disk,
+		disk:    o.Disk,
 	}
-	for _, q := range o.Queues {
-		s.queues = append(s.queues, newQueue(q))
+	for i, q := range o.Queues {
+		s.queues = append(s.queues, newQueue(i, q))
 	}
 	if err := s.load(); err != nil {
-		return nil, errors.Join(fmt.Errorf("read spool: %w", err), o.disk.close())
+		return nil, errors.Join(fmt.Errorf("read spool: %w", err), o.Disk.Close())
 	}
 	return s, nil
 }
 
 // load finds the segments of earlier runs. They are read, never appended to.
 func (s *Spool) load() error {
-	entries, err := s.disk.list()
+	entries, err := s.disk.List()
 	if err != nil {
 		return err
 	}
@@ -179,10 +186,14 @@ func (s *Spool) load() error {
 	return nil
 }
 
-// Start makes room if the limit is lower than it was.
+// Start counts what is missing from earlier runs, and makes room if the limit is
+// lower than it was.
 func (s *Spool) Start() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for _, q := range s.queues {
+		s.closeGap(q)
+	}
 	s.makeRoom(0)
 }
 
@@ -239,7 +250,7 @@ func (s *Spool) openSegment(q *queue, need int64) (*segment, error) {
 		s.seal(last)
 	}
 	seg := newSegment(q.prefix, s.seq, q.tail, rand.Uint32())
-	w, err := s.disk.create(seg.name())
+	w, err := s.disk.Create(seg.name())
 	if err != nil {
 		return nil, err
 	}
@@ -270,7 +281,7 @@ func (s *Spool) seal(seg *segment) {
 	if seg.w == nil {
 		return
 	}
-	s.dirty = slices.DeleteFunc(s.dirty, func(f file) bool { return f == seg.w })
+	s.dirty = slices.DeleteFunc(s.dirty, func(f File) bool { return f == seg.w })
 	if len(s.retired) >= maxRetired { // the disk is far behind
 		s.retired[0].Close()
 		s.retired = s.retired[1:]
@@ -316,8 +327,9 @@ func (s *Spool) evict(i int) {
 	if lost := int64(seg.end-q.head) - q.heldItems(); lost > 0 {
 		s.lost(i, Full, lost)
 	}
-	if q.held != nil {
+	if q.held != nil && !q.held.orphan {
 		q.held.orphan = true
+		s.adrift(i, int64(q.held.items))
 	}
 	s.finish(q)
 }
@@ -325,13 +337,13 @@ func (s *Spool) evict(i int) {
 // discard removes a segment's file.
 func (s *Spool) discard(seg *segment) {
 	if seg.w != nil {
-		s.dirty = slices.DeleteFunc(s.dirty, func(f file) bool { return f == seg.w })
+		s.dirty = slices.DeleteFunc(s.dirty, func(f File) bool { return f == seg.w })
 		seg.w.Close()
 		seg.w = nil
 	}
 	s.stats.Bytes -= blocks(seg.size)
 	s.stats.Segments--
-	if err := s.disk.remove(seg.name()); err != nil {
+	if err := s.disk.Remove(seg.name()); err != nil {
 		// Its records are marked as done, or counted as lost. It is not
 		// counted as a file any more, or there could be no way out.
 		s.stats.Errors++
@@ -376,7 +388,7 @@ func (s *Spool) Close() error {
 	}
 	s.mu.Unlock()
 	err := s.sync()
-	return errors.Join(err, s.disk.close())
+	return errors.Join(err, s.disk.Close())
 }
 
 func blocks(n int64) int64 { return (n + blockSize - 1) / blockSize * blockSize }

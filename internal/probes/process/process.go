@@ -122,7 +122,7 @@ func (p *Process) openExe() error {
 		return fmt.Errorf("process %d: its executable is no regular file", p.pid)
 	}
 	p.id = fileID(&st)
-	p.path, err = p.exePath(st.Nlink)
+	p.path, err = p.exePath(uint64(st.Nlink)) // its size differs by architecture
 	return err
 }
 

@@ -1,0 +1,363 @@
+package export
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptrace"
+	"runtime"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	coltracepb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/plainframework/agent/internal/config"
+	"github.com/plainframework/agent/internal/export/spool/spooltest"
+)
+
+var (
+	chaosRounds = flag.Int("chaos.rounds", 0, "rounds of each part of TestChaos; 0 for what fits into a few seconds")
+	chaosSeed   = flag.Uint64("chaos.seed", 0, "seed of TestChaos; 0 for a new one")
+)
+
+// chaosTime is what each part of TestChaos takes if it is not told otherwise.
+const chaosTime = 4 * time.Second
+
+// What can be wrong with an endpoint. The first kinds refuse for certain; of the
+// others the sender cannot know whether they have taken a request.
+const (
+	works = iota
+	unavailable
+	throttles
+	refusesConnections
+	rejects
+	takesAndHangs // the first of the others
+	takesAndResets
+	gatewayTimeout
+	allKinds
+)
+
+// chaosEndpoint takes spans and remembers how.
+type chaosEndpoint struct {
+	mu       sync.Mutex
+	rand     *rand.Rand
+	kinds    int // of these kinds
+	calm     bool
+	kind     int // for so many more requests
+	left     int
+	answered map[string]int // deliveries that the sender knows of
+	taken    map[string]int // deliveries that it does not know of
+	open     map[string]bool
+}
+
+// RoundTrip implements http.RoundTripper.
+func (e *chaosEndpoint) RoundTrip(r *http.Request) (*http.Response, error) {
+	body, err := unpack(r)
+	if err != nil {
+		return nil, err
+	}
+	m := &coltracepb.ExportTraceServiceRequest{}
+	if err := proto.Unmarshal(body, m); err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, rs := range m.ResourceSpans {
+		for _, ss := range rs.ScopeSpans {
+			for _, s := range ss.Spans {
+				names = append(names, s.Name)
+			}
+		}
+	}
+	// Only a fresh request comes with a receipt.
+	status, err := e.take(names, receiptFrom(r.Context()) != nil)
+	if err != nil && err.Error() != "connection refused" {
+		if tr := httptrace.ContextClientTrace(r.Context()); tr != nil {
+			tr.WroteHeaders()
+		}
+	}
+	if err == errHang {
+		<-r.Context().Done()
+		e.closed(names)
+		return nil, r.Context().Err()
+	}
+	if err != nil {
+		return nil, err
+	}
+	resp := &http.Response{StatusCode: status, Status: fmt.Sprint(status), Header: make(http.Header), Body: http.NoBody, Request: r}
+	if status == 429 {
+		resp.Header.Set("Retry-After", "20")
+	}
+	return resp, nil
+}
+
+var errHang, errReset = fmt.Errorf("hangs"), fmt.Errorf("connection reset: %w", io.ErrUnexpectedEOF)
+
+func (e *chaosEndpoint) take(names []string, fresh bool) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	kind := works
+	if !e.calm {
+		if e.left--; e.left < 0 { // trouble comes in phases
+			e.kind, e.left = works, e.rand.IntN(300)
+			if e.rand.IntN(2) == 0 {
+				e.kind, e.left = e.rand.IntN(e.kinds), e.rand.IntN(15)
+			}
+		}
+		kind = e.kind
+	}
+	for _, n := range names {
+		switch {
+		case kind == works:
+			e.answered[n]++
+		case kind >= takesAndHangs:
+			e.taken[n]++
+		}
+	}
+	switch kind {
+	case unavailable:
+		return 503, nil
+	case throttles:
+		return 429, nil
+	case refusesConnections:
+		return 0, fmt.Errorf("connection refused")
+	case rejects:
+		return 500, nil
+	case takesAndHangs:
+		for _, n := range names {
+			e.open[n] = fresh
+		}
+		return 0, errHang
+	case takesAndResets:
+		return 0, errReset
+	case gatewayTimeout:
+		return 504, nil
+	}
+	return 200, nil
+}
+
+func (e *chaosEndpoint) closed(names []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, n := range names {
+		delete(e.open, n)
+	}
+}
+
+// campaign is many runs of an agent on one spool, with its ledger.
+type campaign struct {
+	t        *testing.T
+	dir      string
+	rand     *rand.Rand
+	end      *chaosEndpoint
+	certain  bool // nothing happens that the sender cannot be sure of
+	sent     int
+	lost     int64 // counted by the pipelines, or in memory when one was killed
+	vanished int64 // of the newest records, which only the test knows of
+	twice    int64 // deliveries that may have been repeated
+	spooled  int64 // at the end of the run before
+	rounds   int
+	kills    int
+	unmarked int64
+	damaged  bool // files were, after the run before
+}
+
+// TestChaos runs an agent again and again on one spool, with everything going
+// wrong: the endpoint, the disk, the end of the process, the files. Each time it
+// starts; at the end each span has arrived once, or is counted.
+func TestChaos(t *testing.T) {
+	seed := *chaosSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("-chaos.seed=%d", seed)
+	for _, certain := range []bool{true, false} {
+		t.Run(fmt.Sprint("certain ", certain), func(t *testing.T) {
+			c := &campaign{t: t, dir: t.TempDir(), certain: certain, rand: rand.New(rand.NewPCG(seed, 1))}
+			c.end = &chaosEndpoint{rand: rand.New(rand.NewPCG(seed, 2)), kinds: allKinds,
+				answered: map[string]int{}, taken: map[string]int{}, open: map[string]bool{}}
+			if certain {
+				c.end.kinds = takesAndHangs
+			}
+			var before uint64
+			round, began := 0, time.Now()
+			for ; round < *chaosRounds || *chaosRounds == 0 && time.Since(began) < chaosTime; round++ {
+				synctest.Test(t, func(t *testing.T) { c.round(t, round, false) })
+				if round == 10 {
+					before = heap()
+				}
+				if t.Failed() {
+					t.Fatalf("in round %d", round)
+				}
+			}
+			synctest.Test(t, func(t *testing.T) { c.round(t, round, true) })
+			c.check()
+			if after := heap(); before != 0 && after > before+(8<<20)+uint64(c.sent)*200 { // the names are the test's
+				t.Errorf("the heap grew from %d to %d bytes", before, after)
+			}
+			if n := runtime.NumGoroutine(); n > 50 {
+				t.Errorf("%d goroutines are left", n)
+			}
+		})
+	}
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// diskFault makes operations fail at random, for a while.
+func (c *campaign) diskFault() func(string) error {
+	r := rand.New(rand.NewPCG(c.rand.Uint64(), 3))
+	why := []error{syscall.ENOSPC, syscall.EROFS, syscall.EIO}[r.IntN(3)]
+	ops := map[string]bool{"write": r.IntN(2) == 0, "create": r.IntN(3) == 0, "sync": r.IntN(3) == 0, "truncate": r.IntN(3) == 0}
+	if !c.certain {
+		ops["mark"] = r.IntN(4) == 0
+	}
+	return func(op string) error {
+		if ops[op] && r.IntN(2) == 0 {
+			return why
+		}
+		return nil
+	}
+}
+
+// round is one run of the agent.
+func (c *campaign) round(t *testing.T, round int, last bool) {
+	c.end.calm = last
+	c.rounds++
+	var fault func(string) error
+	if !last && c.rand.IntN(3) == 0 {
+		fault = c.diskFault()
+	}
+	p, disk, _ := newSpoolPipeline(t, c.end, c.dir, fault, func(cfg *config.Config) {
+		cfg.Export.BatchSize = 20
+		cfg.Export.SpoolSize = 1 << 20
+		cfg.Export.RetryFor = time.Duration(c.rand.IntN(60)) * time.Second
+	})
+	start := p.Stats().Signals["traces"]
+	// Damage to the newest record makes it vanish; damage to the mark of one
+	// that was sent makes it come back, to be counted as lost.
+	gone := c.spooled - start.Restored
+	if (gone > 0 || gone < -c.unmarked) && !c.damaged {
+		t.Errorf("%d items were in the spool, %d are: %+v", c.spooled, start.Restored, p.Stats().Spool)
+	}
+	c.vanished += gone
+	done := make(chan error, 1)
+	go func() { done <- p.Run(t.Context()) }()
+	if last {
+		time.Sleep(time.Hour)
+	} else {
+		c.load(p)
+	}
+	if kill := !last && c.rand.IntN(2) == 0; kill {
+		c.kill(p, disk)
+	} else if err := p.Shutdown(t.Context()); err != nil && fault == nil {
+		t.Errorf("shutdown: %v", err)
+	} else {
+		c.book(balanced(t, p, "traces"), p)
+	}
+	<-done
+	if !last {
+		c.damage()
+	}
+}
+
+// load sends spans for some minutes.
+func (c *campaign) load(p *Pipeline) {
+	for range 1 + c.rand.IntN(40) {
+		n := 1 + c.rand.IntN(100)
+		if c.rand.IntN(40) == 0 {
+			n = 20_000 // a third of what the spool takes
+		}
+		spans := named(c.sent, n)
+		c.sent += n
+		p.Spans(spans)
+		time.Sleep(time.Duration(c.rand.IntN(10_000)) * time.Millisecond)
+		balanced(c.t, p, "traces")
+	}
+}
+
+// kill ends the run as SIGKILL would, at a moment when nothing moves: what hangs
+// goes on to hang.
+func (c *campaign) kill(p *Pipeline, disk *spooltest.Disk) {
+	synctest.Wait()
+	s := balanced(c.t, p, "traces")
+	c.kills++
+	c.book(s, p)
+	c.lost += s.Queued
+	c.end.mu.Lock()
+	for _, fresh := range c.end.open {
+		if fresh {
+			c.lost-- // it is in memory, but it has arrived
+		}
+	}
+	c.end.mu.Unlock()
+	disk.Kill()
+	p.abandon()
+}
+
+func (c *campaign) book(s SignalStats, p *Pipeline) {
+	c.lost += s.LostTotal()
+	c.spooled = s.Spooled
+	c.twice += s.MaybeTwice
+	c.unmarked += p.Stats().Spool.Unmarked
+}
+
+// damage spoils the files between two runs.
+func (c *campaign) damage() {
+	var err error
+	c.damaged = true
+	switch c.rand.IntN(6) {
+	case 0:
+		err = spooltest.FlipBit(c.dir, c.rand)
+	case 1:
+		err = spooltest.Tear(c.dir, c.rand)
+	case 2:
+		err = spooltest.Blank(c.dir, c.rand)
+	default:
+		c.damaged = false
+	}
+	if err != nil {
+		c.t.Error(err)
+	}
+}
+
+// check compares what has arrived with what was counted.
+func (c *campaign) check() {
+	var missing, silent, again int64 // silent: arrived, but nobody was told
+	for i := range c.sent {
+		name := fmt.Sprint("s", i)
+		answered, taken := c.end.answered[name], c.end.taken[name]
+		switch {
+		case answered+taken == 0:
+			missing++
+		case answered == 0:
+			silent++
+		}
+		again += int64(max(answered+taken-1, 0))
+	}
+	lost := c.lost + c.vanished
+	c.t.Logf("%d rounds, %d spans, %d kills: %d missing, %d counted as lost (%d of them vanished with the newest record), %d arrived unknown, %d arrived again, %d counted as maybe twice, %d unmarked",
+		c.rounds, c.sent, c.kills, missing, lost, c.vanished, silent, again, c.twice, c.unmarked)
+	if lost < missing-c.unmarked || lost > missing+silent+c.unmarked {
+		c.t.Errorf("%d spans are missing, %d are counted as lost; %d arrived without an answer", missing, lost, silent)
+	}
+	if again > c.twice+c.unmarked {
+		c.t.Errorf("%d deliveries too many, %d counted", again, c.twice+c.unmarked)
+	}
+	if c.certain && (again > 0 || lost != missing) {
+		c.t.Errorf("with certain answers: %d arrived again; %d missing, %d counted", again, missing, lost)
+	}
+	if c.sent == 0 || missing == int64(c.sent) {
+		c.t.Error("nothing has arrived")
+	}
+}
