@@ -1,10 +1,14 @@
 package probes
 
 import (
+	"context"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf/ringbuf"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/plainframework/agent/bpf"
 	"github.com/plainframework/agent/internal/probes/process"
@@ -173,4 +177,72 @@ func TestBackoff(t *testing.T) {
 	if now := countedOf(t, a, s.pid); now.emitted != before.emitted+2 {
 		t.Errorf("%d spans of a request with a query, want 2", now.emitted-before.emitted)
 	}
+}
+
+// TestGiveUpUnderLoad steps up and down while the agent runs and requests come from all
+// sides: what is exported are whole traces, and every span is accounted for.
+func TestGiveUpUnderLoad(t *testing.T) {
+	s := startService(t)
+	out := &sink{}
+	a := startAgentOn(t, Options{PIDs: []int{s.pid}, MetricsInterval: 20 * time.Millisecond}, out, &lines{})
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- a.Run(ctx) }()
+
+	var sent atomic.Uint64
+	var clients sync.WaitGroup
+	done := make(chan struct{})
+	for range 4 {
+		clients.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					s.send(t, "GET", "/query")
+					sent.Add(1)
+				}
+			}
+		})
+	}
+	binary := a.targets.attachedBinaries()[0]
+	for range 3 {
+		for _, given := range []givenUp{givenUpSpans, givenUpSQL, givenUpSpans, givenUpNothing} {
+			time.Sleep(50 * time.Millisecond)
+			if err := a.targets.giveUp(binary, given, "test"); err != nil {
+				t.Errorf("%v: %v", given, err)
+			}
+		}
+	}
+	close(done)
+	clients.Wait()
+	requests := countedOf(t, a, s.pid).requests
+	cancel()
+	if err := <-ran; err != nil {
+		t.Fatal(err)
+	}
+
+	servers := map[trace.SpanID]bool{}
+	for _, span := range out.spans {
+		if span.Kind == trace.SpanKindServer {
+			servers[span.SpanID] = true
+		}
+	}
+	orphans := 0
+	for _, span := range out.spans {
+		if span.Kind == trace.SpanKindClient && !servers[span.ParentID] {
+			orphans++
+		}
+	}
+	status := a.Status()
+	if requests != sent.Load() || len(servers) == 0 || len(servers) == int(requests) {
+		t.Errorf("%d requests were measured and %d are spans, of %d", requests, len(servers), sent.Load())
+	}
+	if orphans > 0 {
+		t.Errorf("%d of %d spans have lost their parent", orphans, len(out.spans))
+	}
+	if n := uint64(len(out.spans)); status.Spans.Emitted != n || status.Spans.Decoded != n || status.Losses["backed_off"] == 0 {
+		t.Errorf("%d spans, the status says %+v and %v", n, status.Spans, status.Losses)
+	}
+	t.Logf("%d requests, %d spans, losses %v", requests, len(out.spans), status.Losses)
 }

@@ -10,6 +10,10 @@
 //	              record → event.Span, by the semantic conventions
 //	              → event.Sink, which internal/export implements
 //
+// Beside it, metrics.go collects the histograms that the kernel fills, active.go counts
+// what is open now, and backoff.go takes probes out where they cost too much, as
+// budget.go decides.
+//
 // library.go is the table of instrumented libraries. A new one is a line there, a
 // file here and a file in bpf/.
 package probes

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -139,18 +140,13 @@ func splitTexts(payload []byte, lens []uint16) ([bpf.AgentHttpTextHTTP_TEXTS]str
 	if total > len(payload) {
 		return texts, fmt.Errorf("texts of %d bytes in a record of %d", total, len(payload))
 	}
-	all := validText(payload[:total])
-	if len(all) != total {
-		// Invalid UTF-8 was replaced, which moved the borders: take each alone.
-		at := 0
-		for i, n := range lens {
-			texts[i] = validText(payload[at : at+int(n)])
-			at += int(n)
-		}
-		return texts, nil
-	}
+	all := string(payload[:total])
 	for i, n := range lens {
-		texts[i], all = all[:n], all[n:]
+		text := all[:n]
+		if !utf8.ValidString(text) { // by itself: a border may cut a rune in two
+			text = strings.ToValidUTF8(text, "\uFFFD")
+		}
+		texts[i], all = text, all[n:]
 	}
 	return texts, nil
 }
