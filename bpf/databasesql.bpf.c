@@ -355,6 +355,8 @@ static __always_inline void sql_finish(const struct probe *p, const struct runti
 		sql_error(&e, p, error_data);
 		sql_driver(&e, p, l, f->object[SQL_OBJECT_DB]);
 		sql_measure(p, g, f, &e);
+		if (g->sampled && e.error_type && span_is_local_root(g, f))
+			f->flags |= keep_limited(e.process, e.end_ns);
 		if (g->sampled)
 			sql_emit(p, g, f, &e);
 		else

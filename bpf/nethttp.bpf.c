@@ -482,6 +482,7 @@ static __always_inline void nethttp_end(const struct probe *p, const struct neth
 	struct frame *f = &g->frames[0];
 	u64 response = f->object[SERVER_RESPONSE];
 	u32 size, keep = 0;
+	bool failed;
 
 	e.end_ns = bpf_ktime_get_ns();
 	e.process = process_of(p);
@@ -502,10 +503,11 @@ static __always_inline void nethttp_end(const struct probe *p, const struct neth
 	e.tls = *(u64 *)&g->scratch[l->request_tls & (SCRATCH_SIZE - 8)] != 0;
 
 	nethttp_measure(p, g, &e);
+	failed = e.status >= 500 || (flags & (SPAN_PANIC | SPAN_GOEXIT));
+	if (g->sampled && failed)
+		f->flags |= keep_limited(e.process, e.end_ns);
 	if (!g->sampled) {
-		keep = keep_reason(e.process, g,
-				   e.status >= 500 || (flags & (SPAN_PANIC | SPAN_GOEXIT)),
-				   e.end_ns - f->start_ns);
+		keep = keep_reason(e.process, g, failed, e.end_ns - f->start_ns);
 		stash_settle(p, e.process, g, keep);
 		f->flags |= keep;
 	}

@@ -427,6 +427,14 @@ static __always_inline void count_unsampled(struct process *process, const struc
 	count_in(process, g->backed_off ? COUNT_LOST_BACKED_OFF : COUNT_SAMPLED_OUT, 1);
 }
 
+/* For 10 s after the limit has refused a trace nobody can count on all being kept. */
+static __always_inline u32 keep_limited(const struct process *process, u64 now)
+{
+	u64 refused = process->keep_refused_ns;
+
+	return refused && now - refused < 10000000000ULL ? SPAN_KEPT_LIMITED : 0;
+}
+
 /* Whether a trace that is not sampled is kept all the same, by how its local root
  * ended: the flag that says why, or 0. */
 static __always_inline u32 keep_reason(struct process *process, const struct goroutine *g,
@@ -452,9 +460,7 @@ static __always_inline u32 keep_reason(struct process *process, const struct gor
 		return 0;
 	}
 	process->keep_next_ns = (due > now ? due : now) + s->keep_interval_ns;
-	if (process->keep_refused_ns && now - process->keep_refused_ns < 10000000000ULL)
-		flag |= SPAN_KEPT_LIMITED;
-	return flag;
+	return flag | keep_limited(process, now);
 }
 
 static __always_inline bool keep_possible(void)

@@ -160,6 +160,7 @@ func (r *runner) export(ctx context.Context, statusFailed <-chan error) error {
 	}
 	r.stages.Store(&stages{probes: probes, export: pipeline})
 	r.setState(stateActive)
+	releaseStartup()
 	r.logger.Info("agent runs", "version", version.String(), "status", r.cfg.Agent.Status)
 
 	probing, stopProbing := context.WithCancel(ctx)

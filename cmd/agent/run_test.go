@@ -261,7 +261,7 @@ func TestRunErrors(t *testing.T) {
 		"port in use":  {func(r *testRun) { r.cfg.Agent.Status = taken.Addr().String() }, "address already in use; choose another address with --status"},
 		"probes fail":  {func(r *testRun) { r.probes.fails = broken }, broken.Error()},
 		"no probes":    {func(r *testRun) { r.startProbes = failing(broken) }, broken.Error()},
-		"probes stuck": {func(r *testRun) { r.probes.stuck = true }, "probes: not stopped within 2s"},
+		"probes stuck": {func(r *testRun) { r.probes.stuck = true }, "probes: not stopped within 4s"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -27,7 +28,7 @@ var (
 )
 
 // chaosTime is what each part of TestChaos takes if it is not told otherwise.
-const chaosTime = 4 * time.Second
+const chaosTime = 3 * time.Second
 
 // What can be wrong with an endpoint. The first kinds refuse for certain; of the
 // others the sender cannot know whether they have taken a request.
@@ -156,6 +157,7 @@ type campaign struct {
 	rand     *rand.Rand
 	end      *chaosEndpoint
 	certain  bool // nothing happens that the sender cannot be sure of
+	marks    bool // the disk may refuse to mark
 	sent     int
 	lost     int64 // counted by the pipelines, or in memory when one was killed
 	vanished int64 // of the newest records, which only the test knows of
@@ -176,9 +178,10 @@ func TestChaos(t *testing.T) {
 		seed = rand.Uint64()
 	}
 	t.Logf("-chaos.seed=%d", seed)
-	for _, certain := range []bool{true, false} {
-		t.Run(fmt.Sprint("certain ", certain), func(t *testing.T) {
-			c := &campaign{t: t, dir: t.TempDir(), certain: certain, rand: rand.New(rand.NewPCG(seed, 1))}
+	for _, mode := range []string{"certain answers", "doubtful answers", "doubtful answers and marks"} {
+		certain := mode == "certain answers"
+		t.Run(mode, func(t *testing.T) {
+			c := &campaign{t: t, dir: t.TempDir(), certain: certain, marks: strings.HasSuffix(mode, "marks"), rand: rand.New(rand.NewPCG(seed, 1))}
 			c.end = &chaosEndpoint{rand: rand.New(rand.NewPCG(seed, 2)), kinds: allKinds,
 				answered: map[string]int{}, taken: map[string]int{}, open: map[string]bool{}}
 			if certain {
@@ -218,12 +221,16 @@ func heap() uint64 {
 func (c *campaign) diskFault() func(string) error {
 	r := rand.New(rand.NewPCG(c.rand.Uint64(), 3))
 	why := []error{syscall.ENOSPC, syscall.EROFS, syscall.EIO}[r.IntN(3)]
-	ops := map[string]bool{"write": r.IntN(2) == 0, "create": r.IntN(3) == 0, "sync": r.IntN(3) == 0, "truncate": r.IntN(3) == 0}
-	if !c.certain {
-		ops["mark"] = r.IntN(4) == 0
-	}
+	ops := map[string]bool{"write": r.IntN(2) == 0, "create": r.IntN(3) == 0, "sync": r.IntN(3) == 0, "truncate": r.IntN(3) == 0, "read": r.IntN(4) == 0}
+	start := true
+	ops["mark"] = c.marks && r.IntN(4) == 0
 	return func(op string) error {
-		if ops[op] && r.IntN(2) == 0 {
+		if op == "list" { // the spool is being opened
+			start = true
+		} else if op == "create" || op == "write" {
+			start = false
+		}
+		if ops[op] && !(start && op == "read") && r.IntN(2) == 0 {
 			return why
 		}
 		return nil

@@ -20,10 +20,7 @@ func (d *deliverer) drain(idle, send context.Context, l *lane) {
 	for idle.Err() == nil {
 		r, ok := d.store.spool.Next(q)
 		if !ok {
-			select {
-			case <-d.store.spool.Ready(q):
-			case <-idle.Done():
-			}
+			d.store.await(idle, q)
 			continue
 		}
 		p := d.store.packetOf(l.signal, d.urls[l.signal], r)

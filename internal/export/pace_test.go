@@ -54,6 +54,40 @@ func TestPace(t *testing.T) {
 	})
 }
 
+func TestOneProbeAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p pace
+		for range 3 {
+			if !p.try() {
+				t.Fatal("held up without a failure")
+			}
+		}
+		p.fail(0)
+		if p.try() {
+			t.Error("let in during the wait")
+		}
+		time.Sleep(time.Second)
+		if !p.try() || p.try() {
+			t.Error("after the wait, want one at a time")
+		}
+		began := time.Now()
+		time.AfterFunc(10*time.Second, func() { p.fail(0) }) // the probe hung, and failed
+		if !p.turn(t.Context()) || time.Since(began) < 10*time.Second || time.Since(began) > 12*time.Second {
+			t.Errorf("had the turn after %v", time.Since(began))
+		}
+		p.ok()
+		if !p.try() || !p.try() {
+			t.Error("held up after a success")
+		}
+		p.fail(0)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if p.turn(ctx) {
+			t.Error("had a turn after the end")
+		}
+	})
+}
+
 func TestRetryAfter(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for in, want := range map[string]time.Duration{

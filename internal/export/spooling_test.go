@@ -269,6 +269,42 @@ func TestRestartSendsWhatWasSpooled(t *testing.T) {
 	}
 }
 
+// TestKilledWhileSending kills the agent when a request from the spool has
+// arrived and the answer has not: it comes again, and that is counted.
+func TestKilledWhileSending(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		rc := &receiver{}
+		rc.answer = func(w http.ResponseWriter, _ *http.Request, _ []byte) int {
+			switch rc.attempts() {
+			case 1:
+				return 503
+			case 2:
+				return hang(w)
+			}
+			return 200
+		}
+		p, disk, _ := newSpoolPipeline(t, rc, dir, nil, nil)
+		start(t, p)
+		p.Spans(named(0, 10))
+		time.Sleep(5 * time.Second)
+		if s := p.Stats().Signals["traces"]; rc.attempts() != 2 || s.Spooled != 10 || s.MaybeTwice != 0 {
+			t.Errorf("%d attempts: %+v", rc.attempts(), s)
+		}
+		disk.Kill()
+		p.abandon()
+
+		p, _, _ = newSpoolPipeline(t, rc, dir, nil, nil)
+		stop := start(t, p)
+		time.Sleep(5 * time.Second)
+		stop()
+		arrived(t, rc, 10)
+		if s := p.Stats().Signals["traces"]; s.MaybeTwice != 10 || s.Exported != 10 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 // nowhere fails if a text is in a file under dir.
 func nowhere(t *testing.T, dir, text string) {
 	t.Helper()

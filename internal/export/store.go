@@ -1,6 +1,7 @@
 package export
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -139,6 +140,21 @@ func (st *store) close() error {
 	return nil
 }
 
+// await waits until there may be something to send.
+func (st *store) await(ctx context.Context, queue int) {
+	var again <-chan time.Time
+	if st.spool.Waiting(queue) > 0 { // the disk does not give it
+		t := time.NewTimer(diskPause)
+		defer t.Stop()
+		again = t.C
+	}
+	select {
+	case <-st.spool.Ready(queue):
+	case <-again:
+	case <-ctx.Done():
+	}
+}
+
 // packetOf makes a packet of a record again.
 func (st *store) packetOf(s signal, url string, r spool.Record) packet {
 	return packet{signal: s, url: url, items: r.Items, gzip: r.Flags&flagGzip != 0, body: r.Body, doubt: r.Doubt, stored: true}
@@ -152,12 +168,12 @@ type SpoolStats struct {
 	Bytes     int64     `json:"bytes"` // on disk
 	Limit     int64     `json:"limit"`
 	Segments  int       `json:"segments"`
-	Oldest    time.Time `json:"oldest"`      // when the oldest request in it was stored; zero if it is empty
-	OldestAge float64   `json:"oldest_age"`  // the same, in seconds
-	Foreign   int64     `json:"foreign"`     // bytes meant for other endpoints: kept, not sent
-	Damaged   int64     `json:"damaged"`     // places that could not be read
-	Unmarked  int64     `json:"unmarked"`    // items that arrived and that a later run sends again
-	Errors    int64     `json:"disk_errors"` // of the disk
+	Oldest    time.Time `json:"oldest,omitzero"` // when the oldest request in it was stored; zero if it is empty
+	OldestAge float64   `json:"oldest_age"`      // the same, in seconds
+	Foreign   int64     `json:"foreign"`         // bytes meant for other endpoints: kept, not sent
+	Damaged   int64     `json:"damaged"`         // places that could not be read
+	Unmarked  int64     `json:"unmarked"`        // items that arrived and that a later run sends again
+	Errors    int64     `json:"disk_errors"`     // of the disk
 }
 
 func (st *store) stats(e config.Export, off string) SpoolStats {

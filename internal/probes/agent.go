@@ -78,7 +78,7 @@ func (a *Agent) start(sink event.Sink) (err error) {
 	a.collect = newCollector(a.kernel, a.targets, sink, log, o.Version)
 	a.targets.retired = a.collect.retire
 	a.reader = newReader(a.ring, sink, a.targets, a.collect, o.Version)
-	a.reader.decode.threshold = o.Sampling.thresholdText()
+	a.reader.decode.threshold, a.reader.decode.keepErrors = o.Sampling.thresholdText(), o.Sampling.KeepErrors
 	return a.targets.start()
 }
 

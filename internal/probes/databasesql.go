@@ -30,12 +30,16 @@ var databaseSQL = library{
 	},
 	layoutMap: "sql_layouts",
 	layout: func(l *layouts) any {
-		layout := &bpf.AgentSqlLayout{
-			DbConnector: l.offset("database/sql.DB", "connector"),
-			StmtDb:      l.offset("database/sql.Stmt", "db"),
-			StmtQuery:   l.offset("database/sql.Stmt", "query"),
-			TxDb:        l.offset("database/sql.Tx", "db"),
-			ConnDb:      l.optional("database/sql.Conn", "db"),
+		layout := &bpf.AgentSqlLayout{DbConnector: l.offset("database/sql.DB", "connector")}
+		// A program that never uses a type may have no descriptor of it.
+		if hasEither(l.binary, "database/sql.(*Stmt).") {
+			layout.StmtDb, layout.StmtQuery = l.offset("database/sql.Stmt", "db"), l.offset("database/sql.Stmt", "query")
+		}
+		if hasEither(l.binary, "database/sql.(*Tx).") {
+			layout.TxDb = l.offset("database/sql.Tx", "db")
+		}
+		if hasEither(l.binary, "database/sql.(*Conn).") {
+			layout.ConnDb = l.offset("database/sql.Conn", "db")
 		}
 		// Not there where every driver brings its own connector.
 		if addr, err := l.binary.TypeAddr("database/sql.dsnConnector"); err == nil {

@@ -58,7 +58,7 @@ func decodeRecord(t testing.TB, d *decoding, raw []byte) (event.Span, map[string
 			d.end(&span, bpf.AgentSpanFlags(header.Flags))
 			attrs := map[string]string{}
 			for _, kv := range span.Attributes {
-				attrs[string(kv.Key)] = kv.Value.Emit()
+				attrs[string(kv.Key)] = kv.Value.String()
 			}
 			return span, attrs, err
 		}
@@ -238,6 +238,33 @@ func TestWithThreshold(t *testing.T) {
 	} {
 		if got := withThreshold(c[0], c[1]); got != c[2] {
 			t.Errorf("th %q in %q is %q, want %q", c[1], c[0], got, c[2])
+		}
+	}
+}
+
+// TestThresholdOf: what a backend counts by th must be what happened.
+func TestThresholdOf(t *testing.T) {
+	d := newDecoding()
+	d.threshold, d.keepErrors = "c", true
+	parent := trace.SpanID{1}
+	const kept, limited = bpf.AgentSpanFlagsSPAN_KEPT_ERROR, bpf.AgentSpanFlagsSPAN_KEPT_LIMITED
+	for name, c := range map[string]struct {
+		span  event.Span
+		flags bpf.AgentSpanFlags
+		want  string
+	}{
+		"sampled root":                  {event.Span{Kind: trace.SpanKindServer, ParentID: parent}, 0, "c"},
+		"sampled child, failed":         {event.Span{Kind: trace.SpanKindClient, ParentID: parent, Status: codes.Error}, 0, "c"},
+		"sampled root, failed":          {event.Span{Kind: trace.SpanKindServer, Status: codes.Error}, 0, "0"},
+		"sampled root, failed, limited": {event.Span{Kind: trace.SpanKindServer, Status: codes.Error}, limited, "c"},
+		"kept root":                     {event.Span{Kind: trace.SpanKindServer, Status: codes.Error}, kept, "0"},
+		"kept root, limited":            {event.Span{Kind: trace.SpanKindServer, Status: codes.Error}, kept | limited, ""},
+		"kept child":                    {event.Span{Kind: trace.SpanKindClient, ParentID: parent}, kept, ""},
+		"kept for slowness":             {event.Span{Kind: trace.SpanKindServer}, bpf.AgentSpanFlagsSPAN_KEPT_SLOW, ""},
+		"kept query without a parent":   {event.Span{Kind: trace.SpanKindClient, Status: codes.Error}, kept, "0"},
+	} {
+		if got := d.thresholdOf(&c.span, c.flags); got != c.want {
+			t.Errorf("%s: th is %q, want %q", name, got, c.want)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/plainframework/agent/bpf"
@@ -23,7 +24,8 @@ type decoding struct {
 	systems map[string]string // driver type → db.system.name
 	names   map[nameKey]string
 
-	threshold string // ot=th of sampled spans, "" unless sampling is consistent
+	threshold  string // ot=th of sampled spans, "" unless sampling is consistent
+	keepErrors bool   // failed local roots are kept, sampled or not
 
 	attributes []attribute.KeyValue // of all spans of a slab
 	mark       int                  // where those of the current span begin
@@ -85,20 +87,29 @@ func keptBecause(flags bpf.AgentSpanFlags) string {
 	return ""
 }
 
-// end completes what decoders left: under consistent sampling the tracestate says with
-// what probability the span was kept, unless a limit makes that unknown.
+// end completes what decoders left.
 func (d *decoding) end(span *event.Span, flags bpf.AgentSpanFlags) {
 	if d.threshold != "" {
-		th := d.threshold
-		if keptBecause(flags) != "" {
-			th = "0"
-		}
-		if flags&bpf.AgentSpanFlagsSPAN_KEPT_LIMITED != 0 {
-			th = ""
-		}
-		span.TraceState = withThreshold(span.TraceState, th)
+		span.TraceState = withThreshold(span.TraceState, d.thresholdOf(span, flags))
 	}
 	span.Attributes = d.attributes[d.mark:len(d.attributes):len(d.attributes)]
+}
+
+// thresholdOf is the th that makes counts extrapolated from spans right, "" where the
+// probability is not known. While every failed local root is kept, sampled or not, each
+// stands for itself: 0. Its children are not: those of sampled traces stand for all, so
+// those of kept ones must not count.
+func (d *decoding) thresholdOf(span *event.Span, flags bpf.AgentSpanFlags) string {
+	kept := keptBecause(flags)
+	root := span.Kind == trace.SpanKindServer || !span.ParentID.IsValid()
+	limited := flags&bpf.AgentSpanFlagsSPAN_KEPT_LIMITED != 0
+	switch {
+	case root && !limited && d.keepErrors && span.Status == codes.Error:
+		return "0"
+	case kept != "":
+		return ""
+	}
+	return d.threshold
 }
 
 func (d *decoding) str(key attribute.Key, value string) {

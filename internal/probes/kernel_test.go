@@ -126,7 +126,7 @@ func (l *lines) count(text string) int {
 func startAgentOn(t *testing.T, o Options, out event.Sink, log *lines) *Agent {
 	t.Helper()
 	o.Sampling, o.Version = Sampling{Rate: 1, KeepErrors: true}, "test"
-	o.RingSize, o.MaxOpenSpans, o.MaxSeries = 1<<20, 1024, 100
+	o.RingSize, o.MaxOpenSpans, o.MaxSeries = 8<<20, 1024, 100
 	a, err := New(o, out, slog.New(slog.NewTextHandler(log, nil)))
 	if err != nil {
 		t.Fatal(err)

@@ -125,3 +125,60 @@ func TestTooLarge(t *testing.T) {
 	b.fill(t, 0, 0, 1, 1<<20-100) // just fits, alone
 	equal(t, "records", b.take(0, 9), numbers(0, 1))
 }
+
+// TestReadErrors has a disk that does not give a record for a while, or for
+// good.
+func TestReadErrors(t *testing.T) {
+	for _, passing := range []bool{true, false} {
+		for _, op := range []string{"read", "open"} {
+			dir, refuse := t.TempDir(), false
+			b := open(t, dir, 1<<20, func(o string) error {
+				if refuse && o == op {
+					return syscall.EIO
+				}
+				return nil
+			})
+			b.fill(t, 0, 0, 3, 60_000) // each in a segment of its own
+			refuse = true
+			for range 2 {
+				if _, ok := b.Next(0); ok || b.Waiting(0) != 3 {
+					t.Errorf("%s: %d are waiting", op, b.Waiting(0))
+				}
+			}
+			if !passing {
+				b.Next(0) // the last try
+			}
+			refuse = false
+			want := numbers(0, 3)
+			if !passing {
+				want = want[1:]
+			}
+			equal(t, op, b.take(0, 9), want)
+			equal(t, "lost", b.lost[spool.Damage], 3-len(want))
+		}
+	}
+}
+
+func TestOtherTargetsMakeRoomFirst(t *testing.T) {
+	dir := t.TempDir()
+	b := open(t, dir, 1<<20, nil)
+	b.fill(t, 0, 0, 8, 60_000)
+	b.Close()
+	o := spool.Options{Limit: 1 << 20, Logger: slog.New(slog.DiscardHandler), Queues: []spool.Queue{{Name: "traces", Target: "http://b.test"}},
+		Lost: func(_ int, _ spool.Reason, n int64) {
+			t.Errorf("%d items were dropped before those of another target", n)
+		}}
+	other, err := spool.Open(dir, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	for range 14 {
+		if err := other.Put(0, spool.Record{Items: 1, Body: make([]byte, 60_000)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if st := other.Stats(); other.Waiting(0) != 14 || st.Foreign == 0 || st.Foreign > 3*61_440 || st.Bytes > 1<<20 {
+		t.Errorf("%d are waiting: %+v", other.Waiting(0), st)
+	}
+}

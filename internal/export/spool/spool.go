@@ -63,6 +63,7 @@ const (
 	maxSegment  = 8 << 20
 	maxSegments = 4096 // of all queues
 	maxRetired  = 16
+	maxReads    = 3    // of a record, if the disk returns errors
 	blockSize   = 4096 // a file takes whole blocks
 	syncDelay   = time.Second
 )
