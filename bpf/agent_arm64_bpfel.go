@@ -48,6 +48,7 @@ type AgentGoroutine struct {
 	Context     uint64
 	Owner       uint64
 	RootId      uint64
+	RouteAt     uint64
 	Depth       uint32
 	Sampled     uint32
 	Tracestate  uint32
@@ -192,6 +193,10 @@ type AgentNethttpLayout struct {
 	RequestCtx          uint32
 	RequestProtoMajor   uint32
 	RequestProtoMinor   uint32
+	RequestPattern      uint32
+	RouteSame           uint32
+	RouteOther          uint32
+	RouteMissing        uint32
 }
 
 type AgentProcess struct {
@@ -326,6 +331,7 @@ const (
 	AgentSqlEndSiteSQL_NO_CONNECTION  AgentSqlEndSite = 5
 	AgentSqlEndSiteSQL_RETURN_QUERY   AgentSqlEndSite = 6
 	AgentSqlEndSiteSQL_RETURN_EXEC    AgentSqlEndSite = 7
+	AgentSqlEndSiteSQL_RETURN_DIRECT  AgentSqlEndSite = 8
 )
 
 type AgentSqlHandle uint32
@@ -354,6 +360,7 @@ type AgentSqlLayout struct {
 	ConnDb             uint32
 	DsnConnectorDriver uint32
 	DsnConnectorType   uint64
+	DirectQueries      uint64
 }
 
 type AgentSqlRecord struct {

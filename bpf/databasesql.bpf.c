@@ -44,6 +44,7 @@ enum sql_end_site {
 	SQL_NO_CONNECTION, /* grabConn returned (dc, release, err): err in words 2 and 3 */
 	SQL_RETURN_QUERY, /* RET up to Go 1.19: (rows, err) */
 	SQL_RETURN_EXEC, /* RET up to Go 1.19: (result iface, err) */
+	SQL_RETURN_DIRECT, /* RET of (*Tx|Conn).QueryContext: (rows, err) */
 };
 
 struct sql_layout {
@@ -54,6 +55,7 @@ struct sql_layout {
 	u32 conn_db;
 	u32 dsn_connector_driver;
 	u64 dsn_connector_type; /* database/sql.dsnConnector; 0: none in this binary */
+	u64 direct_queries; /* of Tx and Conn: how many began */
 };
 
 #define SQL_CODE_MAX 8 /* a SQLSTATE has five */
@@ -135,6 +137,8 @@ int sql_begin(struct pt_regs *ctx)
 	rt = runtime_layout(&p);
 	if (!l || !rt)
 		return 0;
+	if (state == SQL_DIRECT)
+		__sync_fetch_and_add(&l->direct_queries, 1);
 	g = goroutine_find(&p, rt, p.goroutine);
 	f = g ? span_innermost(g) : NULL;
 	if (f && f->kind == RECORD_SQL) {
@@ -367,7 +371,8 @@ static __always_inline void sql_finish(const struct probe *p, const struct runti
 
 static __always_inline bool sql_site_is_direct(u32 site)
 {
-	return site == SQL_ROWS || site == SQL_RELEASE || site == SQL_NO_CONNECTION;
+	return site == SQL_ROWS || site == SQL_RELEASE || site == SQL_NO_CONNECTION ||
+	       site == SQL_RETURN_DIRECT;
 }
 
 /* Ends the innermost span if it is an operation that this site can end. */
@@ -412,7 +417,7 @@ int sql_end(struct pt_regs *ctx)
 	} else if (p.variant == SQL_NO_CONNECTION || p.variant == SQL_RETURN_EXEC) {
 		error_tab = words[2];
 		error_data = words[3];
-	} else if (p.variant == SQL_RETURN_QUERY) {
+	} else if (p.variant == SQL_RETURN_QUERY || p.variant == SQL_RETURN_DIRECT) {
 		error_tab = words[1];
 		error_data = words[2];
 	}

@@ -66,6 +66,7 @@ struct goroutine {
 	u64 context; /* registered in contexts by the server span */
 	u64 owner; /* g that holds the local root, 0: this one does */
 	u64 root_id; /* span_id of the local root */
+	u64 route_at; /* where in the target the route was */
 	u32 depth;
 	u32 sampled;
 	u32 tracestate; /* the incoming request had one */

@@ -38,7 +38,15 @@ struct nethttp_layout {
 	u32 request_ctx;
 	u32 request_proto_major;
 	u32 request_proto_minor;
+	u32 request_pattern; /* from Go 1.23 on; 0: there is none */
+	/* What the route's own probe was good for: user space detaches it where the
+	 * request that the server made has the pattern all the same. */
+	u32 route_same; /* counted up to ROUTE_COUNTED */
+	u32 route_other; /* the pattern was on a copy of the request only */
+	u32 route_missing; /* no probe, no pattern, and not "not found" */
 };
+
+#define ROUTE_COUNTED 10000
 
 enum http_text {
 	TEXT_METHOD,
@@ -261,7 +269,37 @@ int nethttp_route(struct pt_regs *ctx)
 	}
 	text_pad((u8 *)g->route, len);
 	g->route_len = len; /* the innermost mux matched last, and knows best */
+	g->route_at = GO_REG2(ctx);
 	return 0;
+}
+
+/* Takes the route from the request itself if no probe has seen it; else counts whether
+ * that would have done. g->scratch holds the Request. */
+static __always_inline void nethttp_own_route(struct nethttp_layout *l, struct goroutine *g,
+					      u16 status)
+{
+	struct go_string pattern = request_string(g->scratch, l->request_pattern);
+
+	if (!l->request_pattern)
+		return;
+	if (g->route_len) {
+		if (pattern.ptr != g->route_at)
+			__sync_fetch_and_add(&l->route_other, 1);
+		else if (l->route_same < ROUTE_COUNTED)
+			__sync_fetch_and_add(&l->route_same, 1);
+		return;
+	}
+	if (!pattern.len) {
+		if (status != 404 && status != 405)
+			__sync_fetch_and_add(&l->route_missing, 1);
+		return;
+	}
+	if (pattern.len > ROUTE_MAX)
+		pattern.len = ROUTE_MAX;
+	if (bpf_probe_read_user(g->route, pattern.len, (void *)pattern.ptr))
+		return;
+	text_pad((u8 *)g->route, pattern.len);
+	g->route_len = pattern.len;
 }
 
 static __always_inline u32 text_max(u32 which)
@@ -474,7 +512,7 @@ static __always_inline void nethttp_measure(const struct probe *p, struct gorout
 			    e->end_ns - f->start_ns, http_bounds, sizeof(http_bounds) / sizeof(u64));
 }
 
-static __always_inline void nethttp_end(const struct probe *p, const struct nethttp_layout *l,
+static __always_inline void nethttp_end(const struct probe *p, struct nethttp_layout *l,
 					const struct runtime_layout *rt, struct goroutine *g,
 					u32 flags, u64 panic_type)
 {
@@ -502,6 +540,7 @@ static __always_inline void nethttp_end(const struct probe *p, const struct neth
 	e.proto_minor = g->scratch[l->request_proto_minor & (SCRATCH_SIZE - 1)];
 	e.tls = *(u64 *)&g->scratch[l->request_tls & (SCRATCH_SIZE - 8)] != 0;
 
+	nethttp_own_route(l, g, e.status);
 	nethttp_measure(p, g, &e);
 	failed = e.status >= 500 || (flags & (SPAN_PANIC | SPAN_GOEXIT));
 	if (g->sampled && failed)

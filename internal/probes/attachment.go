@@ -14,14 +14,14 @@ import (
 // for one process, or for all.
 type attachment struct {
 	pid   int // 0: every process
-	links map[*library]closers
+	links map[part]closers
 }
 
 // attach puts what is not given up of a binary's plan in force.
 func (t *targets) attach(a *attached, pid int) error {
 	t.changing.Lock()
 	defer t.changing.Unlock()
-	at := &attachment{pid: pid, links: map[*library]closers{}}
+	at := &attachment{pid: pid, links: map[part]closers{}}
 	if err := at.apply(t.kernel, a.binary, a.given); err != nil {
 		return errors.Join(err, at.Close())
 	}
@@ -31,35 +31,51 @@ func (t *targets) attach(a *attached, pid int) error {
 	return nil
 }
 
-// libraries are those that a binary's plan has programs of.
-func (b *executable) libraries() []*library {
-	var libs []*library
-	for _, p := range b.plan {
-		if !slices.Contains(libs, p.library) {
-			libs = append(libs, p.library)
-		}
-	}
-	return libs
+// part is what is attached and detached together.
+type part struct {
+	library *library
+	choice  choice
 }
 
-// apply attaches what is missing and detaches what is given up. After an error it holds
-// what could be had, and may be called again.
+// parts are those of a binary's plan, what may be switched first: it ends spans, which
+// the others begin.
+func (b *executable) parts() []part {
+	var parts []part
+	for _, p := range b.plan {
+		if !slices.Contains(parts, p.part) {
+			parts = append(parts, p.part)
+		}
+	}
+	slices.SortStableFunc(parts, func(x, y part) int {
+		if (x.choice == "") == (y.choice == "") {
+			return 0
+		}
+		if x.choice != "" {
+			return -1
+		}
+		return 1
+	})
+	return parts
+}
+
+// apply attaches what is missing and detaches what is given up or does not pay. After an
+// error it holds what could be had, and may be called again.
 func (at *attachment) apply(k *kernel, b *executable, given givenUp) error {
 	var errs []error
-	for _, lib := range b.libraries() {
-		links, have := at.links[lib]
-		switch keep := lib.keptAt(given); {
+	for _, part := range b.parts() {
+		links, have := at.links[part]
+		switch keep := part.library.keptAt(given) && b.chosen(part.choice); {
 		case keep && !have:
-			links, err := b.attach(k, at.pid, lib)
+			links, err := b.attach(k, at.pid, part)
 			if err != nil {
 				errs = append(errs, err)
 				continue
 			}
-			at.links[lib] = links
+			at.links[part] = links
 		case have && !keep:
-			delete(at.links, lib)
+			delete(at.links, part)
 			if err := links.Close(); err != nil {
-				errs = append(errs, fmt.Errorf("detach %s: %w", lib.name, err))
+				errs = append(errs, fmt.Errorf("detach %s: %w", part.library.name, err))
 			}
 		}
 	}

@@ -150,8 +150,8 @@ func (b *backoff) judge(a *attached, u usage) {
 	load := b.binaries[a.binary]
 	if load == nil {
 		load = &binaryLoad{estimator: estimator{costs: operationCosts(a.binary.groups)}}
-		for _, lib := range a.binary.libraries() {
-			load.decision.parts = load.decision.parts || lib.keptAt(givenUpSQL)
+		for _, part := range a.binary.parts() {
+			load.decision.parts = load.decision.parts || part.library.keptAt(givenUpSQL)
 		}
 		b.binaries[a.binary] = load
 	}

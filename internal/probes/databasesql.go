@@ -122,7 +122,8 @@ func sqlDirect(typ string, handle bpf.AgentSqlHandle, release string) group {
 		when: func(b *gobin.Binary) bool { return hasEither(b, method) },
 		hooks: []hook{
 			{program: "sql_end", variant: uint8(bpf.AgentSqlEndSiteSQL_RELEASE), sites: entry(method + release + "-fm")},
-			{program: "sql_end", variant: uint8(bpf.AgentSqlEndSiteSQL_ROWS), sites: entry("database/sql.(*Rows).initContextClose"), prunable: true},
+			{program: "sql_end", variant: uint8(bpf.AgentSqlEndSiteSQL_ROWS), sites: entry("database/sql.(*Rows).initContextClose"), prunable: true, choice: choiceRows},
+			{program: "sql_end", variant: uint8(bpf.AgentSqlEndSiteSQL_RETURN_DIRECT), sites: returns(method + "QueryContext"), prunable: true, choice: choiceReturn},
 			{program: "sql_end", variant: uint8(bpf.AgentSqlEndSiteSQL_NO_CONNECTION), sites: inFunc(method+"QueryContext", noConn), prunable: true},
 			{program: "sql_end", variant: uint8(bpf.AgentSqlEndSiteSQL_NO_CONNECTION), sites: inFunc(method+"ExecContext", noConn), prunable: true},
 			{program: "sql_begin", variant: uint8(handle), sites: entry(method + "QueryContext"), prunable: true},

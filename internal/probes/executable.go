@@ -30,13 +30,16 @@ type executable struct {
 	plan   []planned
 	groups []GroupStatus
 
+	adaptMu  sync.Mutex
+	unchosen map[choice]bool // what is detached because it does not pay
+
 	namesMu sync.Mutex
 	names   map[uint64]string
 }
 
 // planned is one program with its sites in one binary, in the order of attaching.
 type planned struct {
-	library *library
+	part    part
 	program string
 	offsets []uint64
 	cookies []uint64
@@ -65,7 +68,8 @@ func newExecutable(k *kernel, id uint32, file fileID, path string, exe *os.File)
 	if err != nil {
 		return nil, fmt.Errorf("stat executable: %w", err)
 	}
-	b = &executable{id: id, file: file, path: path, exe: exe, names: map[uint64]string{}}
+	b = &executable{id: id, file: file, path: path, exe: exe, names: map[uint64]string{},
+		unchosen: map[choice]bool{choiceRows: true}}
 	if b.info, err = gobin.Open(exe, stat.Size()); err != nil {
 		return nil, err
 	}
@@ -258,7 +262,7 @@ func (b *executable) planGroup(lib *library, g group) {
 			}
 			continue
 		}
-		p := planned{library: lib, program: h.program}
+		p := planned{part: part{lib, h.choice}, program: h.program}
 		for _, s := range sites {
 			p.offsets = append(p.offsets, s.Offset)
 			p.cookies = append(p.cookies, cookie(b.id, h.variant, s))
@@ -282,7 +286,7 @@ func (b *executable) planGroup(lib *library, g group) {
 func (b *executable) addPlan(p planned) {
 	for i := range b.plan {
 		have := &b.plan[i]
-		if have.program != p.program {
+		if have.program != p.program || have.part != p.part {
 			continue
 		}
 	next:
@@ -310,7 +314,7 @@ func cookie(id uint32, variant uint8, s gobin.Site) uint64 {
 
 // attach puts the plan of one library in force: for one process, or for all that run or
 // will run the binary (pid 0). Closing the result undoes it.
-func (b *executable) attach(k *kernel, pid int, lib *library) (links closers, err error) {
+func (b *executable) attach(k *kernel, pid int, part part) (links closers, err error) {
 	var all closers
 	defer func() {
 		if err != nil {
@@ -323,7 +327,7 @@ func (b *executable) attach(k *kernel, pid int, lib *library) (links closers, er
 		return nil, fmt.Errorf("open executable: %w", err)
 	}
 	for _, p := range b.plan {
-		if p.library != lib {
+		if p.part != part {
 			continue
 		}
 		l, err := attachProgram(k, exe, p, pid)

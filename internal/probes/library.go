@@ -67,6 +67,8 @@ type hook struct {
 	// instead is tried where this hook has no site, such as its caller where the
 	// function was inlined.
 	instead *hook
+	// choice names hooks that adapt.go attaches only while they pay; "" is always.
+	choice choice
 	// prunable: the linker leaves the function out where nothing can call it, so
 	// that it is not there says nothing.
 	prunable bool

@@ -27,7 +27,7 @@ var netHTTP = library{
 		hooks: []hook{
 			{program: "nethttp_server_end", sites: entry("net/http.(*response).finishRequest")},
 			{program: "nethttp_server_end", variant: uint8(bpf.AgentHttpEndSiteHTTP_CONNECTION_END), sites: entry("net/http.(*conn).serve.func1")},
-			{program: "nethttp_route", sites: routeSite, optional: true},
+			{program: "nethttp_route", sites: routeSite, optional: true, choice: choiceRoute},
 			{
 				program: "nethttp_server_begin", sites: entry("net/http.serverHandler.ServeHTTP"),
 				instead: &hook{
@@ -59,9 +59,13 @@ var netHTTP = library{
 			RequestProtoMajor:   l.offset(request, "ProtoMajor"),
 			RequestProtoMinor:   l.offset(request, "ProtoMinor"),
 		}
+		// From Go 1.23 on. Where it is not, the route's probe stays.
+		if offset := l.optional(request, "Pattern"); offset+16 <= scratchSize {
+			layout.RequestPattern = offset
+		}
 		layout.RequestSize = l.upTo(scratchSize, layout.RequestMethod, layout.RequestHeader,
 			layout.RequestHost, layout.RequestUri, layout.RequestRemoteAddr, layout.RequestTls,
-			layout.RequestProtoMajor, layout.RequestProtoMinor, layout.RequestCtx)
+			layout.RequestProtoMajor, layout.RequestProtoMinor, layout.RequestCtx, layout.RequestPattern)
 		layout.ResponseSize = l.upTo(scratchSize, layout.ResponseReq, layout.ResponseStatus,
 			layout.ResponseWroteHeader)
 		return layout

@@ -25,11 +25,12 @@ const rescan = time.Second
 
 // targets knows which processes run probed binaries, and which binaries those are.
 type targets struct {
-	kernel  *kernel
-	log     *slog.Logger
-	watcher *process.Watcher
-	agent   process.Agent
-	started chan struct{} // some process called execve; never blocks the sender
+	kernel    *kernel
+	log       *slog.Logger
+	watcher   *process.Watcher
+	agent     process.Agent
+	adaptedAt time.Time     // by run
+	started   chan struct{} // some process called execve; never blocks the sender
 
 	mu       sync.RWMutex
 	byPID    map[int]*target
@@ -58,13 +59,14 @@ type target struct {
 
 // attached is one executable, attached or refused.
 type attached struct {
-	binary *executable // nil if refused
-	path   string
-	err    error
-	links  []*attachment
-	all    bool    // for every process, not some
-	given  givenUp // what is given up for its cost, and so not attached
-	reason string  // for that
+	binary     *executable // nil if refused
+	path       string
+	err        error
+	links      []*attachment
+	adaptation adaptation // by run
+	all        bool       // for every process, not some
+	given      givenUp    // what is given up for its cost, and so not attached
+	reason     string     // for that
 }
 
 // wantedExe is a path of Options.Exes.
@@ -125,6 +127,7 @@ func (t *targets) run(ctx context.Context) {
 		case now := <-tick.C:
 			t.lookAll()
 			t.forget(now)
+			t.adaptAll(now)
 		}
 	}
 }
