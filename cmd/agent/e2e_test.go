@@ -254,7 +254,7 @@ func (e *e2e) launchAgentTo(t *testing.T, seen *observer.Observer, env []string,
 	t.Cleanup(sink.Close)
 	status := freeAddress(t)
 	w.status = "http://" + status
-	env = append([]string{"PLAIN_CLOUD_EXPORT_TOKEN=" + testToken, "PLAIN_CLOUD_EXPORT_URL=" + sink.URL}, env...)
+	env = append([]string{"PLAIN_CLOUD_SPOOL_DIR=off", "PLAIN_CLOUD_EXPORT_TOKEN=" + testToken, "PLAIN_CLOUD_EXPORT_URL=" + sink.URL}, env...)
 	w.proc = startProc(t, "agent", env, e.agent, append([]string{"run", "--status", status}, args...)...)
 	return w
 }
