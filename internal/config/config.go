@@ -103,12 +103,11 @@ const (
 
 // Traces says which spans are made and kept.
 type Traces struct {
-	SampleRate      float64       `koanf:"sample_rate"` // 0 to 1
-	Sampler         string        `koanf:"sampler"`
-	KeepErrors      bool          `koanf:"keep_errors"`      // keep traces whose local root failed
-	KeepSlowerThan  time.Duration `koanf:"keep_slower_than"` // and those that took longer; 0 is off
-	KeepLimit       int           `koanf:"keep_limit"`       // of such traces, a second and process
-	SQLTransactions bool          `koanf:"sql_transactions"` // spans for begin, commit and rollback
+	SampleRate     float64       `koanf:"sample_rate"` // 0 to 1
+	Sampler        string        `koanf:"sampler"`
+	KeepErrors     bool          `koanf:"keep_errors"`      // keep traces whose local root failed
+	KeepSlowerThan time.Duration `koanf:"keep_slower_than"` // and those that took longer; 0 is off
+	KeepLimit      int           `koanf:"keep_limit"`       // of such traces, a second and process
 }
 
 // Metrics says how metrics are exported. They are never sampled.

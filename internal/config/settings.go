@@ -47,7 +47,6 @@ var Settings = []Setting{
 	{"traces.keep_errors", "PLAIN_CLOUD_TRACE_KEEP_ERRORS", "", "keep failing requests whatever the rate", "true or false"},
 	{"traces.keep_limit", "PLAIN_CLOUD_TRACE_KEEP_LIMIT", "", "how many traces a second and process are kept for these two reasons", "a number above 0"},
 	{"traces.keep_slower_than", "PLAIN_CLOUD_TRACE_KEEP_SLOWER_THAN", "", "keep slow requests whatever the rate", "a duration such as 500ms, or off"},
-	{"traces.sql_transactions", "", "", "spans for begin, commit and rollback", "true or false"},
 
 	{"metrics.interval", "OTEL_METRIC_EXPORT_INTERVAL", "", "time between two exports (the variable: milliseconds)", "a duration from 100ms to 24h, such as 60s"},
 	{"metrics.rename", "", "", "metric name: name to export", "a map of metric names to names"},
