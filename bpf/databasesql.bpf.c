@@ -10,7 +10,7 @@
  *            after errors.Is      an error other than ErrBadConn: likewise
  *            after the last try   whatever it says
  *          of Tx and Conn: where the connection is given back or handed to Rows:
- *            (*Rows).initContextClose           a query succeeded
+ *            (*Rows).initContextClose, or RET   a query succeeded; adapt.go chooses
  *            closemuRUnlock...-fm               a query failed, an exec ended
  *            after grabConn                     there was no connection to use
  *          of DB and Stmt up to Go 1.19: the RETs of the public method
