@@ -41,6 +41,18 @@ type AgentFrame struct {
 	Flags    uint32
 }
 
+type AgentGoIface struct {
+	_    structs.HostLayout
+	Tab  uint64
+	Data uint64
+}
+
+type AgentGoString struct {
+	_   structs.HostLayout
+	Ptr uint64
+	Len uint64
+}
+
 type AgentGoroutine struct {
 	_           structs.HostLayout
 	Goid        uint64
@@ -85,11 +97,7 @@ const (
 
 type AgentHeaderValues struct {
 	_     structs.HostLayout
-	Value [4]struct {
-		_   structs.HostLayout
-		Ptr uint64
-		Len uint64
-	}
+	Value [4]AgentGoString
 }
 
 type AgentHistogram struct {
@@ -448,6 +456,8 @@ const (
 	AgentProgSqlEnd                 = "sql_end"
 	AgentVarReferToCounter          = "refer_to_counter"
 	AgentVarReferToFrame            = "refer_to_frame"
+	AgentVarReferToGoIface          = "refer_to_go_iface"
+	AgentVarReferToGoString         = "refer_to_go_string"
 	AgentVarReferToGoroutine        = "refer_to_goroutine"
 	AgentVarReferToGoroutineKey     = "refer_to_goroutine_key"
 	AgentVarReferToHeader           = "refer_to_header"
@@ -561,6 +571,8 @@ type AgentMapSpecs struct {
 type AgentVariableSpecs struct {
 	ReferToCounter          *ebpf.VariableSpec `ebpf:"refer_to_counter"`
 	ReferToFrame            *ebpf.VariableSpec `ebpf:"refer_to_frame"`
+	ReferToGoIface          *ebpf.VariableSpec `ebpf:"refer_to_go_iface"`
+	ReferToGoString         *ebpf.VariableSpec `ebpf:"refer_to_go_string"`
 	ReferToGoroutine        *ebpf.VariableSpec `ebpf:"refer_to_goroutine"`
 	ReferToGoroutineKey     *ebpf.VariableSpec `ebpf:"refer_to_goroutine_key"`
 	ReferToHeader           *ebpf.VariableSpec `ebpf:"refer_to_header"`
@@ -656,6 +668,8 @@ func (m *AgentMaps) Close() error {
 type AgentVariables struct {
 	ReferToCounter          *ebpf.Variable `ebpf:"refer_to_counter"`
 	ReferToFrame            *ebpf.Variable `ebpf:"refer_to_frame"`
+	ReferToGoIface          *ebpf.Variable `ebpf:"refer_to_go_iface"`
+	ReferToGoString         *ebpf.Variable `ebpf:"refer_to_go_string"`
 	ReferToGoroutine        *ebpf.Variable `ebpf:"refer_to_goroutine"`
 	ReferToGoroutineKey     *ebpf.Variable `ebpf:"refer_to_goroutine_key"`
 	ReferToHeader           *ebpf.Variable `ebpf:"refer_to_header"`

@@ -20,7 +20,7 @@ while read -r kind name; do
 	case $name in *_small | *_large | *_texts | *_ending | probe | pt_regs) continue ;; esac
 	types+=(-type "$name")
 	echo "const $kind $name *refer_to_$name __attribute__((unused));" >>"$unit"
-done < <(grep -hoE '^(struct|enum) [a-z_]+ \{' event.h maps.h ./*.bpf.c | tr -d '{' | sort -u)
+done < <(grep -hoE '^(struct|enum) [a-z_]+ \{' ./*.h ./*.bpf.c | tr -d '{' | sort -u)
 
 go tool bpf2go -go-package bpf -output-stem agent -target amd64,arm64 -no-global-types \
 	"${types[@]}" Agent "$unit" -- -I. -I"/usr/include/$(gcc -dumpmachine)" \

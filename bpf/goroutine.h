@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
+/*
+ * goroutine.h: who fired, and what is known of that goroutine: its process, its entry in
+ * the table of open spans, and the contexts that lead to it.
+ */
+#ifndef AGENT_GOROUTINE_H
+#define AGENT_GOROUTINE_H
+
+#include "table.h"
+
+/* An attach cookie says which site of which binary fired:
+ * binary (16 bits), flags (8 bits), address of the site as linked (40 bits). */
+#define COOKIE_STACK_CHECK (1ULL << 40) /* the site is the branch of the stack check */
+#define COOKIE_ADDRESS ((1ULL << 40) - 1)
+#define COOKIE_VARIANT(cookie) (((cookie) >> 44) & 0xf)
+
+#define MAX_CONTEXT_DEPTH 24
+
+struct probe {
+	u64 bias;
+	u64 goroutine;
+	u32 tgid;
+	u32 binary;
+	u32 variant; /* tells sites of one program apart */
+	u32 pad;
+};
+
+static const struct process no_process;
+
+/* False when the function has not begun: its stack grows, and it starts again. */
+static __always_inline bool probe_enter(struct pt_regs *ctx, struct probe *p)
+{
+	u64 cookie = bpf_get_attach_cookie(ctx);
+
+	if ((cookie & COOKIE_STACK_CHECK) && GO_STACK_CHECK_TAKEN(ctx))
+		return false;
+	p->tgid = bpf_get_current_pid_tgid() >> 32;
+	p->binary = cookie >> 48;
+	p->variant = COOKIE_VARIANT(cookie);
+	p->bias = GO_IP(ctx) - (cookie & COOKIE_ADDRESS);
+	p->goroutine = GO_G(ctx);
+	p->pad = 0;
+	return true;
+}
+
+static __always_inline struct process *process_of(const struct probe *p)
+{
+	struct process *process = bpf_map_lookup_elem(&processes, &p->tgid);
+
+	if (process)
+		return process;
+	/* A process of a probed binary that user space has not found yet. */
+	bpf_map_update_elem(&processes, &p->tgid, &no_process, BPF_NOEXIST);
+	process = bpf_map_lookup_elem(&processes, &p->tgid);
+	if (process) {
+		process->binary = p->binary;
+		process->bias = p->bias;
+	}
+	return process;
+}
+
+static __always_inline void count_in(struct process *process, enum counter c, u64 n)
+{
+	if (process && n)
+		__sync_fetch_and_add(&process->counters[c], n);
+}
+
+/* For what happens rarely: looks the process up. */
+static __always_inline void count(const struct probe *p, enum counter c, u64 n)
+{
+	if (n)
+		count_in(process_of(p), c, n);
+}
+
+static __always_inline struct runtime_layout *runtime_layout(const struct probe *p)
+{
+	return bpf_map_lookup_elem(&runtime_layouts, &p->binary);
+}
+
+static __always_inline struct goroutine *goroutine_at(const struct table_entry *e)
+{
+	u32 index = e->value;
+
+	return bpf_map_lookup_elem(&goroutines, &index);
+}
+
+static __always_inline void goroutine_delete(const struct probe *p, struct goroutine *g)
+{
+	/* Memory of a context is used again: a registration that outlived its request
+	 * would join strangers. */
+	if (g->context)
+		table_remove(&context_table, g->context, p->tgid);
+	table_remove(&goroutine_table, p->goroutine, p->tgid);
+}
+
+/* The entry of this goroutine, NULL if it has none. Enough for whoever ends a span: it
+ * was begun by the same goroutine, which then dropped what a dead one had left. */
+static __always_inline struct goroutine *goroutine_here(const struct probe *p)
+{
+	struct table_entry *e = table_find(&goroutine_table, p->goroutine, p->tgid);
+
+	return e ? goroutine_at(e) : NULL;
+}
+
+/* The open spans of the goroutine whose g is at an address, NULL if it has none. What a
+ * dead goroutine left behind when its g struct is used again is dropped here. */
+static __always_inline struct goroutine *goroutine_find(const struct probe *p,
+							const struct runtime_layout *rt,
+							u64 address)
+{
+	struct table_entry *e = table_find(&goroutine_table, address, p->tgid);
+	struct goroutine *g;
+
+	if (!e)
+		return NULL;
+	g = goroutine_at(e);
+	if (!g || g->goid == go_word(address + rt->g_goid))
+		return g;
+	if (address != p->goroutine)
+		return NULL; /* not ours to delete */
+	count(p, COUNT_LOST_UNFINISHED, g->depth);
+	goroutine_delete(p, g);
+	return NULL;
+}
+
+static __always_inline struct goroutine *goroutine_add(const struct probe *p,
+						       const struct runtime_layout *rt)
+{
+	struct table_entry *e;
+	struct goroutine *g;
+	u32 index = 0;
+
+	e = table_claim(&goroutine_table, p->goroutine, p->tgid, &index);
+	if (!e)
+		return NULL;
+	e->value = index;
+	g = bpf_map_lookup_elem(&goroutines, &index);
+	if (!g)
+		return NULL; /* cannot be: there are as many as ways */
+	g->goid = go_word(p->goroutine + rt->g_goid);
+	g->context = 0;
+	g->depth = 0;
+	g->sampled = 0;
+	g->tracestate = 0;
+	g->route_len = 0;
+	g->random = 0;
+	g->owner = 0;
+	g->root_id = 0;
+	g->stash_missed = 0;
+	g->backed_off = 0;
+	__builtin_memset(g->stash_claims, 0, sizeof(g->stash_claims));
+	table_publish(e, p->goroutine);
+	return g;
+}
+
+/* Lets goroutines that are handed this context find the spans of this one. */
+static __always_inline void context_register(const struct probe *p, struct goroutine *g,
+					     u64 context)
+{
+	struct table_entry *e;
+	u32 index = 0;
+
+	if (!context)
+		return;
+	e = table_claim(&context_table, context, p->tgid, &index);
+	if (!e) {
+		count(p, COUNT_CONTEXTS_FULL, 1);
+		return;
+	}
+	e->value = p->goroutine;
+	g->context = context;
+	table_publish(e, context);
+}
+
+/* Where the open spans are that a context.Context stems from; 0 if nowhere. Walks
+ * from child to parent by the types found in the binary, and stops at an unknown. */
+static __always_inline u64 context_owner(const struct probe *p, u64 itab, u64 data)
+{
+	struct type_key type = { .type = go_type_of(itab, p->bias), .binary = p->binary };
+
+	for (int i = 0; i < MAX_CONTEXT_DEPTH; i++) {
+		struct table_entry *owner;
+		struct type_info *info;
+		struct go_iface parent;
+
+		if (!data || !type.type)
+			return 0;
+		owner = table_find(&context_table, data, p->tgid);
+		if (owner)
+			return owner->value;
+		info = bpf_map_lookup_elem(&types, &type);
+		if (!info)
+			return 0;
+		if (info->role == TYPE_CONTEXT_VALUE) {
+			data += info->offset;
+			type.type = info->next;
+			continue;
+		}
+		if (info->role == TYPE_CONTEXT_POINTER) {
+			data = go_word(data + info->offset);
+			type.type = info->next;
+			continue;
+		}
+		if (info->role == TYPE_CONTEXT_INTERFACE) {
+			parent = go_iface(data + info->offset);
+		} else if (info->role == TYPE_CONTEXT_INDIRECT) {
+			data = go_word(data + info->offset);
+			if (!data)
+				return 0;
+			parent = go_iface(data + info->next);
+		} else {
+			return 0;
+		}
+		data = parent.data;
+		type.type = go_type_of(parent.tab, p->bias);
+	}
+	return 0;
+}
+
+#endif

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
+/*
+ * sampling.h: which traces are recorded: by their id when they begin, and by how their
+ * local root has ended.
+ */
+#ifndef AGENT_SAMPLING_H
+#define AGENT_SAMPLING_H
+
+#include "goroutine.h"
+
+static __always_inline u64 random_u64(void)
+{
+	u64 high = bpf_get_prandom_u32();
+
+	return (high << 32) | bpf_get_prandom_u32();
+}
+
+static __always_inline u64 random_id(void)
+{
+	u64 id = random_u64();
+
+	return id ? id : 1; /* all zero is not a valid id */
+}
+
+static __always_inline struct settings *settings_get(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&agent_settings, &zero);
+}
+
+#define TRACE_FLAG_SAMPLED 1
+#define TRACE_FLAG_RANDOM 2
+
+/* Decides where a trace starts here. SAMPLER_RATIO is OpenTelemetry's TraceIdRatioBased
+ * as the Python SDK has it: keep what is below the threshold. SAMPLER_PROBABILITY keeps
+ * what is at or above it, of the low 56 bits: the other end of the range. */
+static __always_inline bool sample(u64 trace_id_low_be, bool remote, u32 trace_flags)
+{
+	struct settings *s = settings_get();
+	u64 number = __builtin_bswap64(trace_id_low_be);
+
+	if (!s)
+		return false;
+	if (s->sampler == SAMPLER_PARENT_RATIO && remote)
+		return trace_flags & TRACE_FLAG_SAMPLED;
+	if (s->sample_all)
+		return true;
+	if (s->sampler == SAMPLER_PROBABILITY)
+		return (number & ((1ULL << 56) - 1)) >= s->sample_threshold;
+	return number < s->sample_threshold;
+}
+
+/* Takes the decision for a trace whose id is known. While spans are given up none is
+ * sampled, so what is exported before and after consists of whole traces. */
+static __always_inline void trace_decide(struct goroutine *g, const struct runtime_layout *rt,
+					 bool remote, u32 trace_flags)
+{
+	g->backed_off = rt->no_spans != 0;
+	g->sampled = !g->backed_off && sample(g->trace_id[1], remote, trace_flags);
+}
+
+static __always_inline void trace_new(struct goroutine *g, const struct runtime_layout *rt)
+{
+	g->trace_id[0] = random_u64();
+	g->trace_id[1] = random_id();
+	g->random = 1;
+	trace_decide(g, rt, false, 0);
+}
+
+/* For 10 s after the limit has refused a trace nobody can count on all being kept. */
+static __always_inline u32 keep_limited(const struct process *process, u64 now)
+{
+	u64 refused = process->keep_refused_ns;
+
+	return refused && now - refused < 10000000000ULL ? SPAN_KEPT_LIMITED : 0;
+}
+
+/* Whether a trace that is not sampled is kept all the same, by how its local root
+ * ended: the flag that says why, or 0. */
+static __always_inline u32 keep_reason(struct process *process, const struct goroutine *g,
+				       bool failed, u64 ns)
+{
+	struct settings *s = settings_get();
+	u64 now, due;
+	u32 flag = 0;
+
+	if (!s || g->backed_off)
+		return 0;
+	if (failed && s->keep_errors)
+		flag = SPAN_KEPT_ERROR;
+	else if (s->keep_slower_ns && ns > s->keep_slower_ns)
+		flag = SPAN_KEPT_SLOW;
+	if (!flag)
+		return 0;
+	/* A limit on average and burst. Two CPUs that meet here may pass one too many. */
+	now = bpf_ktime_get_ns();
+	due = process->keep_next_ns;
+	if (due > now + s->keep_burst_ns) {
+		process->keep_refused_ns = now;
+		return 0;
+	}
+	process->keep_next_ns = (due > now ? due : now) + s->keep_interval_ns;
+	return flag | keep_limited(process, now);
+}
+
+static __always_inline bool keep_possible(void)
+{
+	struct settings *s = settings_get();
+
+	return s && (s->keep_errors || s->keep_slower_ns);
+}
+
+#endif
