@@ -3,7 +3,6 @@ package probes
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"sync"
@@ -29,6 +28,11 @@ type executable struct {
 
 	plan   []planned
 	groups []GroupStatus
+
+	// For Examine: told of each field that is looked up, and of each function that a hook
+	// could do without.
+	looked func(structName, path string, f gobin.Field)
+	pruned func(g GroupStatus, program string, reason error)
 
 	adaptMu  sync.Mutex
 	unchosen map[choice]bool // what is detached because it does not pay
@@ -73,18 +77,29 @@ func newExecutable(k *kernel, id uint32, file fileID, path string, exe *os.File)
 	if b.info, err = gobin.Open(exe, stat.Size()); err != nil {
 		return nil, err
 	}
-	if err := b.writeRuntime(k); err != nil {
+	if err := b.analyse(k.put); err != nil {
 		return nil, err
-	}
-	for _, lib := range libraries {
-		if err := b.writeLibrary(k, lib); err != nil {
-			return nil, err
-		}
 	}
 	if len(b.plan) == 0 {
 		return nil, b.nothing()
 	}
 	return b, nil
+}
+
+// putFunc stores a value in a BPF map; [Examine] has one that only looks.
+type putFunc func(mapName string, key, value any) error
+
+// analyse finds layouts and probe sites of all libraries.
+func (b *executable) analyse(put putFunc) error {
+	if err := b.writeRuntime(put); err != nil {
+		return err
+	}
+	for _, lib := range libraries {
+		if err := b.writeLibrary(put, lib); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // nothing says why a binary has nothing to attach to.
@@ -103,8 +118,8 @@ func (b *executable) nothing() error {
 	return fmt.Errorf("nothing can be probed: %s", strings.Join(reasons, "; "))
 }
 
-func (b *executable) writeRuntime(k *kernel) error {
-	l := layouts{binary: b.info}
+func (b *executable) writeRuntime(put putFunc) error {
+	l := layouts{binary: b.info, looked: b.looked}
 	const g, p = "runtime.g", "runtime._panic"
 	layout := bpf.AgentRuntimeLayout{
 		G_goid:      l.offset(g, "goid"),
@@ -121,10 +136,10 @@ func (b *executable) writeRuntime(k *kernel) error {
 		layout.G_panic = 0 // not readable without
 	}
 	b.headerLayout(&layout)
-	if err := k.mapOf("runtime_layouts").Put(b.id, &layout); err != nil {
+	if err := put("runtime_layouts", b.id, &layout); err != nil {
 		return fmt.Errorf("store runtime layout: %w", err)
 	}
-	return b.writeTypes(k)
+	return b.writeTypes(put)
 }
 
 // headerLayout fills in how http.Header lies in memory. Without it incoming trace
@@ -134,7 +149,7 @@ func (b *executable) headerLayout(layout *bpf.AgentRuntimeLayout) {
 	if err != nil || m.Slots != 8 || m.Size > scratchSize {
 		return
 	}
-	l := layouts{binary: b.info}
+	l := layouts{binary: b.info, looked: b.looked}
 	if m.Swiss {
 		const swiss, table = "internal/runtime/maps.Map", "internal/runtime/maps.table"
 		layout.SwissMap = 1
@@ -182,9 +197,9 @@ func contextInfo(t gobin.ContextType) bpf.AgentTypeInfo {
 
 // writeTypes tells the kernel which types lead to a parent context, and which errors
 // hold a code.
-func (b *executable) writeTypes(k *kernel) error {
-	put := func(addr uint64, info bpf.AgentTypeInfo) error {
-		err := k.mapOf("types").Put(&bpf.AgentTypeKey{Type: addr, Binary: b.id}, &info)
+func (b *executable) writeTypes(put putFunc) error {
+	putType := func(addr uint64, info bpf.AgentTypeInfo) error {
+		err := put("types", &bpf.AgentTypeKey{Type: addr, Binary: b.id}, &info)
 		if err != nil {
 			return fmt.Errorf("store type: %w", err)
 		}
@@ -196,7 +211,7 @@ func (b *executable) writeTypes(k *kernel) error {
 		return fmt.Errorf("read context types: %w", err)
 	}
 	for _, t := range contexts {
-		if err := put(t.Addr, contextInfo(t)); err != nil {
+		if err := putType(t.Addr, contextInfo(t)); err != nil {
 			return err
 		}
 	}
@@ -209,7 +224,7 @@ func (b *executable) writeTypes(k *kernel) error {
 		if err != nil {
 			continue
 		}
-		if err := put(addr, bpf.AgentTypeInfo{Role: uint32(c.role), Offset: uint32(f.Offset)}); err != nil {
+		if err := putType(addr, bpf.AgentTypeInfo{Role: uint32(c.role), Offset: uint32(f.Offset)}); err != nil {
 			return err
 		}
 	}
@@ -217,8 +232,8 @@ func (b *executable) writeTypes(k *kernel) error {
 }
 
 // writeLibrary plans the hooks of one library and stores its layout.
-func (b *executable) writeLibrary(k *kernel, lib *library) error {
-	l := layouts{binary: b.info}
+func (b *executable) writeLibrary(put putFunc, lib *library) error {
+	l := layouts{binary: b.info, looked: b.looked}
 	var groups []group
 	for _, g := range lib.groups {
 		if g.when(b.info) {
@@ -234,7 +249,7 @@ func (b *executable) writeLibrary(k *kernel, lib *library) error {
 			b.groups = append(b.groups, GroupStatus{Library: lib.name, State: "uncovered", Reason: err.Error()})
 			return nil
 		}
-		if err := k.mapOf(lib.layoutMap).Put(b.id, layout); err != nil {
+		if err := put(lib.layoutMap, b.id, layout); err != nil {
 			return fmt.Errorf("store layout of %s: %w", lib.name, err)
 		}
 	}
@@ -253,6 +268,9 @@ func (b *executable) planGroup(lib *library, g group) {
 		h, sites, err := h.find(b.info)
 		var missing *gobin.MissingError
 		if h.prunable && errors.As(err, &missing) {
+			if b.pruned != nil {
+				b.pruned(status, h.program, err)
+			}
 			continue // nothing calls it
 		}
 		if err != nil {
@@ -359,26 +377,6 @@ func attachProgram(k *kernel, exe *link.Executable, p planned, pid int) (closers
 		links = append(links, l)
 	}
 	return links, nil
-}
-
-// closers are links in the order in which they were attached.
-type closers []io.Closer
-
-// Close detaches first what begins spans, which was attached last, and then the rest,
-// side by side: the kernel waits for running programs at each.
-func (c closers) Close() error {
-	if len(c) == 0 {
-		return nil
-	}
-	last := len(c) - 1
-	errs := make([]error, len(c))
-	errs[last] = c[last].Close()
-	var closing sync.WaitGroup
-	for i, l := range c[:last] {
-		closing.Go(func() { errs[i] = l.Close() })
-	}
-	closing.Wait()
-	return errors.Join(errs...)
 }
 
 // typeName is the name of the type whose descriptor is at an address, "" if none is.

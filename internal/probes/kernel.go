@@ -78,6 +78,9 @@ func (k *kernel) Close() { k.collection.Close() }
 
 func (k *kernel) mapOf(name string) *ebpf.Map { return k.collection.Maps[name] }
 
+// put stores a value in a map.
+func (k *kernel) put(mapName string, key, value any) error { return k.mapOf(mapName).Put(key, value) }
+
 // loadError turns the kernel's refusal into a sentence; the verifier's dump is for
 // whoever asks for it (%+v).
 func loadError(err error) error {

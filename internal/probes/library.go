@@ -160,26 +160,34 @@ func has(b *gobin.Binary, function string) bool {
 // layouts collects struct offsets of one binary and what was not found.
 type layouts struct {
 	binary  *gobin.Binary
+	looked  func(structName, path string, f gobin.Field) // told of each field that is found; or nil
 	missing []error
+}
+
+func (l *layouts) field(structName, path string) (uint32, error) {
+	f, err := l.binary.Field(structName, path)
+	if err != nil {
+		return 0, err
+	}
+	if l.looked != nil {
+		l.looked(structName, path, f)
+	}
+	return uint32(f.Offset), nil
 }
 
 // offset is the place of a field in a struct, in bytes.
 func (l *layouts) offset(structName, path string) uint32 {
-	f, err := l.binary.Field(structName, path)
+	offset, err := l.field(structName, path)
 	if err != nil {
 		l.missing = append(l.missing, err)
-		return 0
 	}
-	return uint32(f.Offset)
+	return offset
 }
 
 // optional is like offset, but 0 and no error where the field is not found.
 func (l *layouts) optional(structName, path string) uint32 {
-	f, err := l.binary.Field(structName, path)
-	if err != nil {
-		return 0
-	}
-	return uint32(f.Offset)
+	offset, _ := l.field(structName, path)
+	return offset
 }
 
 // typeAddr is the address of a type's descriptor as linked.
