@@ -53,6 +53,7 @@ func TestE2E(t *testing.T) {
 	t.Run("postgres", e.testPostgresExporter)
 	t.Run("caddy", e.testCaddy)
 	t.Run("bad", e.testBadInput)
+	t.Run("privileges", e.testPrivileges)
 	t.Run("metrics", e.testMetrics)
 }
 
@@ -216,7 +217,12 @@ type server struct {
 
 func (e *e2e) startShop(t *testing.T, path string, args ...string) server {
 	t.Helper()
-	p := startProc(t, "shop", nil, path, append([]string{"-listen", "127.0.0.1:0"}, args...)...)
+	return awaitShop(t, startProc(t, "shop", nil, path, append([]string{"-listen", "127.0.0.1:0"}, args...)...))
+}
+
+// awaitShop waits until a shop has said where it listens.
+func awaitShop(t *testing.T, p *proc) server {
+	t.Helper()
 	s := server{proc: p}
 	eventually(t, 10*time.Second, "the shop listens", func() bool {
 		_, rest, ok := strings.Cut(p.output(), " listens on ")
@@ -249,14 +255,18 @@ func (e *e2e) launchAgent(t *testing.T, env []string, args ...string) *watcher {
 
 func (e *e2e) launchAgentTo(t *testing.T, seen *observer.Observer, env []string, args ...string) *watcher {
 	t.Helper()
-	w := &watcher{seen: seen}
-	sink := httptest.NewServer(w.seen.Handler())
-	t.Cleanup(sink.Close)
-	status := freeAddress(t)
-	w.status = "http://" + status
-	env = append([]string{"PLAIN_CLOUD_SPOOL_DIR=off", "PLAIN_CLOUD_EXPORT_TOKEN=" + testToken, "PLAIN_CLOUD_EXPORT_URL=" + sink.URL}, env...)
-	w.proc = startProc(t, "agent", env, e.agent, append([]string{"run", "--status", status}, args...)...)
+	w, common := newWatcherOf(t, seen)
+	w.proc = startProc(t, "agent", append(common, env...), e.agent, append([]string{"run", "--status", strings.TrimPrefix(w.status, "http://")}, args...)...)
 	return w
+}
+
+// newWatcherOf is an endpoint for an agent that is yet to start, and its environment.
+func newWatcherOf(t *testing.T, seen *observer.Observer) (*watcher, []string) {
+	t.Helper()
+	sink := httptest.NewServer(seen.Handler())
+	t.Cleanup(sink.Close)
+	return &watcher{seen: seen, status: "http://" + freeAddress(t)},
+		[]string{"PLAIN_CLOUD_SPOOL_DIR=off", "PLAIN_CLOUD_EXPORT_TOKEN=" + testToken, "PLAIN_CLOUD_EXPORT_URL=" + sink.URL}
 }
 
 const testToken = "e2e-Token-that-must-not-be-seen"

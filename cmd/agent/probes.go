@@ -36,6 +36,7 @@ func startProbes(cfg config.Config, sink event.Sink, logger *slog.Logger) (probe
 		MetricsInterval: cfg.Metrics.Interval,
 		MaxSeries:       cfg.Metrics.MaxSeries,
 		MaxOverhead:     float64(cfg.Probes.MaxOverhead),
+		DropPrivileges:  true,
 	}, sink, logger)
 	if err != nil {
 		return nil, err

@@ -29,6 +29,10 @@ type Options struct {
 	MaxSeries       int // of one metric and process; the rest is one overflow series
 
 	MaxOverhead float64 // share of a target's CPU time that probes may cost; 0: any
+
+	// DropPrivileges has New give up, for the whole process, all capabilities that are
+	// not needed any more once the programs are loaded.
+	DropPrivileges bool
 }
 
 // Agent is the probes of one node.
@@ -65,6 +69,15 @@ func (a *Agent) start(sink event.Sink) (err error) {
 	}
 	if err := a.kernel.configure(o); err != nil {
 		return err
+	}
+	for _, n := range a.kernel.missing {
+		log.Warn("missing " + capabilityNames[n.bits[0]] + ", which is needed " + n.why)
+	}
+	if o.DropPrivileges { // before any file of others is read
+		if err := dropPrivileges(a.kernel.least); err != nil {
+			log.Warn("the agent keeps capabilities that it does not need", "reason", err)
+		}
+		log.Debug("capabilities", "kept", a.kernel.least)
 	}
 	if a.ring, err = ringbuf.NewReader(a.kernel.mapOf("ring")); err != nil {
 		return fmt.Errorf("open ring buffer: %w", err)

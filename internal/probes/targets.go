@@ -175,7 +175,7 @@ func (t *targets) analyse(id process.FileID, shown, open string) *attached {
 	}
 	file, err := os.Open(open)
 	if err != nil {
-		a.err = err
+		a.err = process.Denied(err)
 		return a
 	}
 	a.binary, a.err = newExecutable(t.kernel, uint32(len(t.binaries)), id, shown, file)

@@ -185,9 +185,14 @@ func (p *Process) fail(step string, err error) error {
 	case errors.Is(err, unix.ESRCH) || p.Exited():
 		return p.gone()
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		why := "the agent lacks CAP_SYS_PTRACE"
-		if mayPtrace() {
-			why = "in spite of CAP_SYS_PTRACE: a security module or another user namespace forbids it"
+		why := "a security module or another user namespace forbids it, in spite of the agent's capabilities"
+		// The link asks for the right to look at the process, its file for that to read it.
+		_, linkErr := p.readlink("exe")
+		switch {
+		case linkErr != nil && !hasCapability(unix.CAP_SYS_PTRACE):
+			why = "the agent lacks CAP_SYS_PTRACE"
+		case linkErr == nil && !mayReadAll():
+			why = "only its owner may read it, and the agent lacks CAP_DAC_READ_SEARCH"
 		}
 		return &failure{ErrPermission, fmt.Sprintf("%s of process %d: permission denied: %s", step, p.pid, why)}
 	case errors.Is(err, unix.ENOENT) && p.dir < 0:
@@ -196,14 +201,27 @@ func (p *Process) fail(step string, err error) error {
 	return fmt.Errorf("%s of process %d: %w", step, p.pid, err)
 }
 
-// mayPtrace tells whether this thread has CAP_SYS_PTRACE in effect.
-func mayPtrace() bool {
+// Denied adds to an error of a path which capability would help, if one would.
+func Denied(err error) error {
+	if errors.Is(err, os.ErrPermission) && !mayReadAll() {
+		return fmt.Errorf("%w: the agent lacks CAP_DAC_READ_SEARCH", err)
+	}
+	return err
+}
+
+// mayReadAll tells whether permissions of files do not hold this thread up.
+func mayReadAll() bool {
+	return hasCapability(unix.CAP_DAC_READ_SEARCH) || hasCapability(unix.CAP_DAC_OVERRIDE)
+}
+
+// hasCapability tells whether this thread has a capability in effect.
+func hasCapability(bit uint) bool {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&hdr, &data[0]); err != nil {
 		return false
 	}
-	return data[0].Effective&(1<<unix.CAP_SYS_PTRACE) != 0
+	return data[bit/32].Effective&(1<<(bit%32)) != 0
 }
 
 func fileID(st *unix.Stat_t) FileID {

@@ -198,7 +198,7 @@ func (w *Watcher) Scan() ([]Running, error) {
 			denied++
 		}
 	}
-	if denied > 0 && !mayPtrace() {
+	if denied > 0 && !hasCapability(unix.CAP_SYS_PTRACE) {
 		return list, &failure{ErrPermission, fmt.Sprintf("list processes: %d cannot be looked at: the agent lacks CAP_SYS_PTRACE", denied)}
 	}
 	return list, nil
@@ -251,7 +251,7 @@ func (w *Watcher) FindByExe(exe FileID) ([]Running, error) {
 func Stat(path string) (FileID, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
-		return FileID{}, fmt.Errorf("%s: %w", path, err)
+		return FileID{}, Denied(fmt.Errorf("%s: %w", path, err))
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
