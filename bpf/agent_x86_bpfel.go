@@ -24,10 +24,11 @@ const (
 	AgentCounterCOUNT_LOST_UNFINISHED      AgentCounter = 5
 	AgentCounterCOUNT_LOST_STASH_FULL      AgentCounter = 6
 	AgentCounterCOUNT_LOST_BACKED_OFF      AgentCounter = 7
-	AgentCounterCOUNT_BAD_READ             AgentCounter = 8
-	AgentCounterCOUNT_CONTEXTS_FULL        AgentCounter = 9
-	AgentCounterCOUNT_SERIES_FULL          AgentCounter = 10
-	AgentCounterCOUNTERS                   AgentCounter = 11
+	AgentCounterCOUNT_LOST_UNKNOWN_PROCESS AgentCounter = 8
+	AgentCounterCOUNT_BAD_READ             AgentCounter = 9
+	AgentCounterCOUNT_CONTEXTS_FULL        AgentCounter = 10
+	AgentCounterCOUNT_SERIES_FULL          AgentCounter = 11
+	AgentCounterCOUNTERS                   AgentCounter = 12
 )
 
 type AgentFrame struct {
@@ -215,7 +216,7 @@ type AgentProcess struct {
 	Series        [4]uint32
 	KeepNextNs    uint64
 	KeepRefusedNs uint64
-	Counters      [11]uint64
+	Counters      [12]uint64
 	Overflow      [4]AgentHistogram
 }
 
@@ -299,6 +300,13 @@ type AgentSettings struct {
 	KeepBurstNs     uint64
 	KeepErrors      uint32
 	MaxSeries       uint32
+}
+
+type AgentSiteKey struct {
+	_       structs.HostLayout
+	Address uint64
+	Binary  uint32
+	Pad     uint32
 }
 
 type AgentSpanFlags uint32
@@ -445,6 +453,7 @@ const (
 	AgentMapProcesses               = "processes"
 	AgentMapRing                    = "ring"
 	AgentMapRuntimeLayouts          = "runtime_layouts"
+	AgentMapSites                   = "sites"
 	AgentMapSqlLayouts              = "sql_layouts"
 	AgentMapTypes                   = "types"
 	AgentProgNethttpRoute           = "nethttp_route"
@@ -480,6 +489,7 @@ const (
 	AgentVarReferToSeries           = "refer_to_series"
 	AgentVarReferToSeriesKey        = "refer_to_series_key"
 	AgentVarReferToSettings         = "refer_to_settings"
+	AgentVarReferToSiteKey          = "refer_to_site_key"
 	AgentVarReferToSpanFlags        = "refer_to_span_flags"
 	AgentVarReferToSqlBody          = "refer_to_sql_body"
 	AgentVarReferToSqlEndSite       = "refer_to_sql_end_site"
@@ -494,6 +504,7 @@ const (
 	AgentVarReferToTypeKey          = "refer_to_type_key"
 	AgentVarReferToTypeRole         = "refer_to_type_role"
 	AgentVarTableBuckets            = "table_buckets"
+	AgentVarWithoutCookies          = "without_cookies"
 )
 
 // LoadAgent returns the embedded CollectionSpec for Agent.
@@ -561,6 +572,7 @@ type AgentMapSpecs struct {
 	Processes      *ebpf.MapSpec `ebpf:"processes"`
 	Ring           *ebpf.MapSpec `ebpf:"ring"`
 	RuntimeLayouts *ebpf.MapSpec `ebpf:"runtime_layouts"`
+	Sites          *ebpf.MapSpec `ebpf:"sites"`
 	SqlLayouts     *ebpf.MapSpec `ebpf:"sql_layouts"`
 	Types          *ebpf.MapSpec `ebpf:"types"`
 }
@@ -595,6 +607,7 @@ type AgentVariableSpecs struct {
 	ReferToSeries           *ebpf.VariableSpec `ebpf:"refer_to_series"`
 	ReferToSeriesKey        *ebpf.VariableSpec `ebpf:"refer_to_series_key"`
 	ReferToSettings         *ebpf.VariableSpec `ebpf:"refer_to_settings"`
+	ReferToSiteKey          *ebpf.VariableSpec `ebpf:"refer_to_site_key"`
 	ReferToSpanFlags        *ebpf.VariableSpec `ebpf:"refer_to_span_flags"`
 	ReferToSqlBody          *ebpf.VariableSpec `ebpf:"refer_to_sql_body"`
 	ReferToSqlEndSite       *ebpf.VariableSpec `ebpf:"refer_to_sql_end_site"`
@@ -609,6 +622,7 @@ type AgentVariableSpecs struct {
 	ReferToTypeKey          *ebpf.VariableSpec `ebpf:"refer_to_type_key"`
 	ReferToTypeRole         *ebpf.VariableSpec `ebpf:"refer_to_type_role"`
 	TableBuckets            *ebpf.VariableSpec `ebpf:"table_buckets"`
+	WithoutCookies          *ebpf.VariableSpec `ebpf:"without_cookies"`
 }
 
 // AgentObjects contains all objects after they have been loaded into the kernel.
@@ -641,6 +655,7 @@ type AgentMaps struct {
 	Processes      *ebpf.Map `ebpf:"processes"`
 	Ring           *ebpf.Map `ebpf:"ring"`
 	RuntimeLayouts *ebpf.Map `ebpf:"runtime_layouts"`
+	Sites          *ebpf.Map `ebpf:"sites"`
 	SqlLayouts     *ebpf.Map `ebpf:"sql_layouts"`
 	Types          *ebpf.Map `ebpf:"types"`
 }
@@ -657,6 +672,7 @@ func (m *AgentMaps) Close() error {
 		m.Processes,
 		m.Ring,
 		m.RuntimeLayouts,
+		m.Sites,
 		m.SqlLayouts,
 		m.Types,
 	)
@@ -692,6 +708,7 @@ type AgentVariables struct {
 	ReferToSeries           *ebpf.Variable `ebpf:"refer_to_series"`
 	ReferToSeriesKey        *ebpf.Variable `ebpf:"refer_to_series_key"`
 	ReferToSettings         *ebpf.Variable `ebpf:"refer_to_settings"`
+	ReferToSiteKey          *ebpf.Variable `ebpf:"refer_to_site_key"`
 	ReferToSpanFlags        *ebpf.Variable `ebpf:"refer_to_span_flags"`
 	ReferToSqlBody          *ebpf.Variable `ebpf:"refer_to_sql_body"`
 	ReferToSqlEndSite       *ebpf.Variable `ebpf:"refer_to_sql_end_site"`
@@ -706,6 +723,7 @@ type AgentVariables struct {
 	ReferToTypeKey          *ebpf.Variable `ebpf:"refer_to_type_key"`
 	ReferToTypeRole         *ebpf.Variable `ebpf:"refer_to_type_role"`
 	TableBuckets            *ebpf.Variable `ebpf:"table_buckets"`
+	WithoutCookies          *ebpf.Variable `ebpf:"without_cookies"`
 }
 
 // AgentPrograms contains all programs after they have been loaded into the kernel.

@@ -126,7 +126,7 @@ int sql_begin(struct pt_regs *ctx)
 	u64 object = GO_REG0(ctx), db = object, state = 0;
 	u32 handle;
 
-	if (!probe_enter(ctx, &p))
+	if (!probe_begin(ctx, &p))
 		return 0;
 	handle = p.variant & SQL_HANDLE;
 	if (p.variant & SQL_VARIANT_EXEC)

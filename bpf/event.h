@@ -58,6 +58,7 @@ enum counter {
 	COUNT_LOST_UNFINISHED, /* begun, but its end was never seen */
 	COUNT_LOST_STASH_FULL, /* children of a kept trace, more than are remembered */
 	COUNT_LOST_BACKED_OFF, /* spans were given up: the probes cost the app too much */
+	COUNT_LOST_UNKNOWN_PROCESS, /* begun before user space knew the process: Linux before 5.15 */
 	COUNT_BAD_READ, /* the span was kept, a text of it could not be read */
 	COUNT_CONTEXTS_FULL, /* children on other goroutines cannot find this parent */
 	COUNT_SERIES_FULL, /* measured in the overflow series: too many series */
@@ -141,6 +142,13 @@ enum type_role {
 
 struct type_key {
 	u64 type; /* address of the descriptor as linked */
+	u32 binary;
+	u32 pad;
+};
+
+/* What an attach cookie says, where the kernel has none: the site is looked up. */
+struct site_key {
+	u64 address; /* as linked */
 	u32 binary;
 	u32 pad;
 };

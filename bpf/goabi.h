@@ -56,7 +56,9 @@ struct pt_regs {
 #define GO_G(ctx) ((ctx)->regs[28])
 #define GO_IP(ctx) ((ctx)->pc)
 #define GO_SP(ctx) ((ctx)->sp)
-#define GO_HOME_SLOT(ctx, n) 0 /* R29 does not lead there: not readable */
+/* R29 holds the address of the caller's R29, which is one word below its stack; there
+ * the caller's own return address comes first, and then the home slots. */
+#define GO_HOME_SLOT(ctx, n) (go_word((ctx)->regs[29]) + 16 + 8 * (n))
 #define GO_REG0(ctx) ((ctx)->regs[0])
 #define GO_REG1(ctx) ((ctx)->regs[1])
 #define GO_REG2(ctx) ((ctx)->regs[2])

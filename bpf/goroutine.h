@@ -27,11 +27,52 @@ struct probe {
 
 static const struct process no_process;
 
-/* False when the function has not begun: its stack grows, and it starts again. */
-static __always_inline bool probe_enter(struct pt_regs *ctx, struct probe *p)
+static __always_inline void count_in(struct process *process, enum counter c, u64 n)
 {
-	u64 cookie = bpf_get_attach_cookie(ctx);
+	if (process && n)
+		__sync_fetch_and_add(&process->counters[c], n);
+}
 
+/* A bias that no process has: it has called execve, and user space has not looked at what
+ * it runs now. */
+#define BIAS_STALE (1ULL << 63)
+
+/* The cookie of the site that fired; false without cookies in a process that user space
+ * does not know yet. What it runs, and where it was loaded, cannot be told. */
+static __always_inline bool probe_cookie(struct pt_regs *ctx, u64 *cookie)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct site_key key = {};
+	struct process *process;
+	u64 *found;
+
+	if (!without_cookies) {
+		*cookie = bpf_get_attach_cookie(ctx);
+		return true;
+	}
+	process = bpf_map_lookup_elem(&processes, &tgid);
+	if (!process)
+		return false;
+	key.address = GO_IP(ctx) - process->bias;
+	key.binary = process->binary;
+	found = bpf_map_lookup_elem(&sites, &key);
+	if (!found)
+		return false;
+	*cookie = *found;
+	return true;
+}
+
+static __always_inline bool probe_from(struct pt_regs *ctx, struct probe *p, bool begins)
+{
+	u32 nobody = 0;
+	u64 cookie = 0;
+
+	if (!probe_cookie(ctx, &cookie)) {
+		if (begins)
+			count_in(bpf_map_lookup_elem(&processes, &nobody),
+				 COUNT_LOST_UNKNOWN_PROCESS, 1);
+		return false;
+	}
 	if ((cookie & COOKIE_STACK_CHECK) && GO_STACK_CHECK_TAKEN(ctx))
 		return false;
 	p->tgid = bpf_get_current_pid_tgid() >> 32;
@@ -41,6 +82,18 @@ static __always_inline bool probe_enter(struct pt_regs *ctx, struct probe *p)
 	p->goroutine = GO_G(ctx);
 	p->pad = 0;
 	return true;
+}
+
+/* False when the function has not begun: its stack grows, and it starts again. */
+static __always_inline bool probe_enter(struct pt_regs *ctx, struct probe *p)
+{
+	return probe_from(ctx, p, false);
+}
+
+/* The same for programs that begin spans: what begins in an unknown process is counted. */
+static __always_inline bool probe_begin(struct pt_regs *ctx, struct probe *p)
+{
+	return probe_from(ctx, p, true);
 }
 
 static __always_inline struct process *process_of(const struct probe *p)
@@ -57,12 +110,6 @@ static __always_inline struct process *process_of(const struct probe *p)
 		process->bias = p->bias;
 	}
 	return process;
-}
-
-static __always_inline void count_in(struct process *process, enum counter c, u64 n)
-{
-	if (process && n)
-		__sync_fetch_and_add(&process->counters[c], n);
 }
 
 /* For what happens rarely: looks the process up. */

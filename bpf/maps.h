@@ -107,6 +107,11 @@ struct table_bucket {
  * user space before loading. */
 const volatile u32 table_buckets = 2048;
 
+/* Set by user space before loading where the kernel has no attach cookies (before 5.15):
+ * a program then finds in sites what its cookie would say. The verifier drops the branch
+ * that is not taken, and with it the helper that such a kernel does not know. */
+const volatile u32 without_cookies = 0;
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4 << 20);
@@ -119,14 +124,23 @@ struct {
 	__type(value, struct settings);
 } agent_settings SEC(".maps");
 
-/* Added by user space when it finds a process, or by the first probe that fires
- * there; deleted by user space when the process is gone. */
+/* Added by the first probe that fires in a process, without cookies by user space when it
+ * finds the process; deleted by user space when the process is gone. Process 0 stands for
+ * those that are not known. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 8192);
 	__type(key, u32);
 	__type(value, struct process);
 } processes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC); /* only user space writes, without cookies */
+	__type(key, struct site_key);
+	__type(value, u64); /* the cookie */
+} sites SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -50,7 +50,7 @@ int nethttp_server_begin(struct pt_regs *ctx)
 	struct probe p;
 	u64 context, parent_id, response, request = 0;
 
-	if (!probe_enter(ctx, &p))
+	if (!probe_begin(ctx, &p))
 		return 0;
 	l = nethttp_layout(&p);
 	rt = runtime_layout(&p);
@@ -97,7 +97,7 @@ static __always_inline struct goroutine *nethttp_route_owner(struct pt_regs *ctx
 	struct go_iface context;
 	u64 request, owner;
 
-	if (!l || !rt || !GO_HOME_SLOT(ctx, 3))
+	if (!l || !rt)
 		return NULL;
 	/* (*ServeMux).ServeHTTP(mux, w iface, r): r is needed after the call, so it has
 	 * been spilled. If not, what is found there leads to no registered context. */

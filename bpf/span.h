@@ -2,7 +2,8 @@
 /*
  * span.h: the life of a span in the kernel. A library's program calls
  *
- *   probe_enter               who fired: process, binary, goroutine (goroutine.h)
+ *   probe_begin, probe_enter  who fired: process, binary, goroutine (goroutine.h); the former
+ *                             where a span begins
  *   span_push                 a server span on a new goroutine entry, or
  *   span_begin_child          a client span below what the goroutine or its context has open
  *   span_innermost            find it again when its end is seen

@@ -33,6 +33,8 @@ type Options struct {
 	// DropPrivileges has New give up, for the whole process, all capabilities that are
 	// not needed any more once the programs are loaded.
 	DropPrivileges bool
+
+	mode attachMode // tests try those of older kernels
 }
 
 // Agent is the probes of one node.
@@ -180,6 +182,7 @@ var counterNames = [bpf.AgentCounterCOUNTERS]string{
 	bpf.AgentCounterCOUNT_LOST_UNFINISHED:      "unfinished",
 	bpf.AgentCounterCOUNT_LOST_STASH_FULL:      "stash_full",
 	bpf.AgentCounterCOUNT_LOST_BACKED_OFF:      "backed_off",
+	bpf.AgentCounterCOUNT_LOST_UNKNOWN_PROCESS: "unknown_process",
 	bpf.AgentCounterCOUNT_BAD_READ:             "bad_read",
 	bpf.AgentCounterCOUNT_CONTEXTS_FULL:        "contexts_full",
 	bpf.AgentCounterCOUNT_SERIES_FULL:          "series_full",

@@ -21,6 +21,9 @@ type attachment struct {
 func (t *targets) attach(a *attached, pid int) error {
 	t.changing.Lock()
 	defer t.changing.Unlock()
+	if err := t.introduceAll(a.binary, pid); err != nil {
+		return err
+	}
 	at := &attachment{pid: pid, links: map[part]closers{}}
 	if err := at.apply(t.kernel, a.binary, a.given); err != nil {
 		return errors.Join(err, at.Close())

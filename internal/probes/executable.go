@@ -357,28 +357,6 @@ func (b *executable) attach(k *kernel, pid int, part part) (links closers, err e
 	return all, nil
 }
 
-func attachProgram(k *kernel, exe *link.Executable, p planned, pid int) (closers, error) {
-	program := k.collection.Programs[p.program]
-	if k.multi {
-		l, err := exe.UprobeMulti(nil, program, &link.UprobeMultiOptions{
-			Addresses: p.offsets, Cookies: p.cookies, PID: uint32(pid),
-		})
-		if err != nil {
-			return nil, err
-		}
-		return closers{l}, nil
-	}
-	var links closers
-	for i, offset := range p.offsets {
-		l, err := exe.Uprobe("", program, &link.UprobeOptions{Address: offset, PID: pid, Cookie: p.cookies[i]})
-		if err != nil {
-			return links, err
-		}
-		links = append(links, l)
-	}
-	return links, nil
-}
-
 // typeName is the name of the type whose descriptor is at an address, "" if none is.
 func (b *executable) typeName(addr uint64) string {
 	if addr == 0 {

@@ -14,16 +14,14 @@ import (
 // kernel is the BPF side, loaded once for all targets.
 type kernel struct {
 	collection *ebpf.Collection
-	// multi: one link attaches a program to many sites, and its lighter path
-	// asks CAP_BPF and CAP_PERFMON, not CAP_SYS_ADMIN (Linux 6.6 and later).
-	multi   bool
-	least   capabilitySet // of this process, what the agent needs from now on
-	missing []need        // that are optional
+	mode       attachMode
+	least      capabilitySet // of this process, what the agent needs from now on
+	missing    []need        // that are optional
 }
 
 // loadKernel loads programs and maps. The caller closes it.
 func loadKernel(o Options) (*kernel, error) {
-	k := &kernel{}
+	k := &kernel{mode: o.mode}
 	if err := k.allowed(); err != nil {
 		return nil, err
 	}
@@ -35,17 +33,16 @@ func loadKernel(o Options) (*kernel, error) {
 	if err := sizeTables(spec, o.MaxOpenSpans); err != nil {
 		return nil, err
 	}
-
-	if k.multi {
-		for _, p := range spec.Programs {
-			if p.SectionName == "uprobe" {
-				p.AttachType = ebpf.AttachTraceUprobeMulti
-			}
-		}
+	if err := k.mode.prepare(spec); err != nil {
+		return nil, err
 	}
 	k.collection, err = ebpf.NewCollection(spec)
 	if err != nil {
 		return nil, loadError(err)
+	}
+	if err := k.countUnknown(); err != nil {
+		k.Close()
+		return nil, err
 	}
 	return k, nil
 }

@@ -39,7 +39,13 @@ func startService(t *testing.T) service {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build target: %v\n%s", err, out)
 	}
-	cmd := exec.Command(exe)
+	return service{exe: exe}.another(t)
+}
+
+// another runs one more process of the same executable.
+func (s service) another(t *testing.T) service {
+	t.Helper()
+	cmd := exec.Command(s.exe)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -57,7 +63,7 @@ func startService(t *testing.T) service {
 	if err != nil {
 		t.Fatalf("the target has no address: %v", err)
 	}
-	return service{pid: cmd.Process.Pid, exe: exe, url: "http://" + strings.TrimSpace(address)}
+	return service{pid: cmd.Process.Pid, exe: s.exe, url: "http://" + strings.TrimSpace(address)}
 }
 
 var httpClient = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 8}}

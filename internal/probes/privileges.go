@@ -9,7 +9,6 @@ import (
 	"syscall"
 	"unsafe"
 
-	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 )
@@ -124,8 +123,10 @@ func (k *kernel) allowed() error {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return fmt.Errorf("raise the limit of locked memory, against which Linux before 5.11 charges BPF maps: %w; give the agent CAP_SYS_RESOURCE, or no such limit (ulimit -l unlimited)", err)
 	}
-	k.multi = features.HaveBPFLinkUprobeMulti() == nil
-	list := needs(k.multi, perfAllowed())
+	if k.mode == attachAuto {
+		k.mode = bestMode()
+	}
+	list := needs(k.mode == attachMulti, perfAllowed())
 	k.least, k.missing = permitted.least(list), have.missing(list)
 	return missingError(k.missing)
 }

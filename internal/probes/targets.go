@@ -25,12 +25,13 @@ const rescan = time.Second
 
 // targets knows which processes run probed binaries, and which binaries those are.
 type targets struct {
-	kernel    *kernel
-	log       *slog.Logger
-	watcher   *process.Watcher
-	agent     process.Agent
-	adaptedAt time.Time     // by run
-	started   chan struct{} // some process called execve; never blocks the sender
+	kernel      *kernel
+	log         *slog.Logger
+	watcher     *process.Watcher
+	agent       process.Agent
+	adaptedAt   time.Time     // by run
+	lostUnknown uint64        // by run: when meetMissed looked last
+	started     chan struct{} // some process called execve; never blocks the sender
 
 	mu       sync.RWMutex
 	byPID    map[int]*target
@@ -126,6 +127,7 @@ func (t *targets) run(ctx context.Context) {
 			t.lookAll()
 		case now := <-tick.C:
 			t.lookAll()
+			t.meetMissed()
 			t.forget(now)
 			t.adaptAll(now)
 		}
@@ -247,6 +249,9 @@ func (t *targets) attachExe(exe string, id process.FileID) error {
 
 // add makes a target of a process; it takes p over.
 func (t *targets) add(p *process.Process, b *executable) *target {
+	if err := t.kernel.introduce(p, b); err != nil {
+		t.log.Warn("a process stays unobserved", "pid", p.PID(), "error", err)
+	}
 	resource, err := p.Resource(b.info.BuildInfo(), t.agent)
 	if err != nil {
 		t.log.Debug("resource is incomplete", "pid", p.PID(), "error", err)
@@ -317,6 +322,7 @@ func (t *targets) execed(pid int, at uint64) {
 	if tg != nil {
 		t.retire(pid, tg, at)
 	}
+	t.meet(pid, tg != nil)
 	if waiting {
 		select {
 		case t.started <- struct{}{}:
@@ -367,8 +373,7 @@ func (t *targets) retire(pid int, tg *target, before uint64) {
 	if err != nil {
 		t.log.Debug("open spans of a process that is gone stay in the kernel", "pid", pid, "error", err)
 	}
-	var p bpf.AgentProcess
-	err = t.kernel.mapOf("processes").LookupAndDelete(uint32(pid), &p)
+	p, err := t.kernel.take(uint32(pid))
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.past[bpf.AgentCounterCOUNT_LOST_UNFINISHED] += open

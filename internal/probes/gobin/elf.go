@@ -33,6 +33,7 @@ type section struct{ addr, size uint64 }
 type elfFile struct {
 	arch     Arch
 	dyn      bool // ET_DYN: PIE or shared object
+	entry    uint64
 	segs     []segment
 	dynamic  segment            // PT_DYNAMIC, filesz 0 if none
 	sections map[string]section // the names in wantedSections
@@ -63,7 +64,7 @@ func readELF(r io.ReaderAt, size int64) (*elfFile, error) {
 		return nil, Err32Bit
 	}
 	le := binary.LittleEndian
-	f := &elfFile{sections: make(map[string]section)}
+	f := &elfFile{sections: make(map[string]section), entry: le.Uint64(h[24:])}
 	if elf.Class(h[4]) != elf.ELFCLASS64 || elf.Data(h[5]) != elf.ELFDATA2LSB {
 		return nil, ErrArch
 	}

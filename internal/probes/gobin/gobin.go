@@ -120,6 +120,10 @@ func (b *Binary) BuildInfo() *debug.BuildInfo { return b.info }
 // and shared objects.
 func (b *Binary) PIE() bool { return b.img.dyn }
 
+// Entry returns the address of the entry point as linked; the kernel tells a process
+// where it is in memory.
+func (b *Binary) Entry() uint64 { return b.img.entry }
+
 // Stripped reports whether the binary has no symbol table.
 func (b *Binary) Stripped() bool {
 	_, ok := b.img.sections[".symtab"]

@@ -1,0 +1,114 @@
+package probes
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+
+	"github.com/cilium/ebpf/ringbuf"
+)
+
+// modes are those that this kernel can do; each newer one can do the older ones.
+func modes() []attachMode {
+	return []attachMode{attachMulti, attachCookies, attachLookup}[bestMode()-attachMulti:]
+}
+
+// TestModes sees the same, whichever way probes are attached.
+func TestModes(t *testing.T) {
+	s := startService(t)
+	for _, mode := range modes() {
+		for _, o := range []Options{{PIDs: []int{s.pid}}, {Exes: []string{s.exe}}} {
+			t.Run(fmt.Sprintf("%s, %d pid", mode, len(o.PIDs)), func(t *testing.T) {
+				o.mode = mode
+				var out sink
+				a := startAgentOn(t, o, &out, &lines{})
+				if a.kernel.mode != mode {
+					t.Fatalf("the mode is %s", a.kernel.mode)
+				}
+				for range 20 {
+					s.send(t, http.MethodGet, "/plain")
+					s.send(t, http.MethodGet, "/query")
+				}
+				drain(t, a)
+				if got, want := out.count(), map[string]int{"GET /plain": 20, "GET /query": 20, "UPDATE t": 20}; fmt.Sprint(got) != fmt.Sprint(want) {
+					t.Errorf("spans %v, want %v", got, want)
+				}
+				if losses := a.Status().Losses; len(losses) > 0 {
+					t.Errorf("losses %v", losses)
+				}
+			})
+		}
+	}
+}
+
+// TestUnknownProcess: without cookies, what a process does before user space knows it is
+// counted, and nothing of it is taken for something else. From when it is known on, all
+// is seen.
+func TestUnknownProcess(t *testing.T) {
+	known := startService(t)
+	var out sink
+	a := startAgentOn(t, Options{Exes: []string{known.exe}, mode: attachLookup}, &out, &lines{})
+	late := known.another(t)
+	for range 5 {
+		late.send(t, http.MethodGet, "/query")
+		known.send(t, http.MethodGet, "/plain")
+	}
+	// Nobody has read the ring yet: late is unknown. A request and a query are two.
+	if got := a.Status().Losses["unknown_process"]; got != 10 {
+		t.Errorf("%d operations lost in an unknown process, want 10", got)
+	}
+	drain(t, a) // brings the news of its execve
+	if got := fmt.Sprint(out.count()); got != "map[GET /plain:5]" {
+		t.Errorf("spans %s before the process is known", got)
+	}
+	late.send(t, http.MethodGet, "/query")
+	drain(t, a)
+	if got := fmt.Sprint(out.count()); got != "map[GET /plain:5 GET /query:1 UPDATE t:1]" {
+		t.Errorf("spans %s", got)
+	}
+	for _, s := range out.spans {
+		if want := late.pid; s.Process.PID != want && s.Name != "GET /plain" {
+			t.Errorf("%s is of process %d, want %d", s.Name, s.Process.PID, want)
+		}
+	}
+}
+
+// TestMissedProcess: a process of whose execve nobody has told is found when something is
+// lost in it.
+func TestMissedProcess(t *testing.T) {
+	known := startService(t)
+	var out sink
+	a := startAgentOn(t, Options{Exes: []string{known.exe}, mode: attachLookup}, &out, &lines{})
+	if err := a.exec.Close(); err != nil {
+		t.Fatal(err)
+	}
+	late := known.another(t)
+	a.targets.meetMissed()
+	late.send(t, http.MethodGet, "/plain") // lost
+	a.targets.meetMissed()
+	late.send(t, http.MethodGet, "/plain")
+	drain(t, a)
+	if got, lost := fmt.Sprint(out.count()), a.Status().Losses["unknown_process"]; got != "map[GET /plain:1]" || lost != 1 {
+		t.Errorf("spans %s, lost %d; want one and one", got, lost)
+	}
+}
+
+// drain hands over what is in the ring, in the place of the reader that does not run.
+func drain(t *testing.T, a *Agent) {
+	t.Helper()
+	var record ringbuf.Record
+	if err := a.reader.drain(&record); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// count is how many spans there are of each name.
+func (s *sink) count() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	names := map[string]int{}
+	for _, one := range s.spans {
+		names[one.Name]++
+	}
+	return names
+}
