@@ -54,6 +54,7 @@ func TestE2E(t *testing.T) {
 	t.Run("caddy", e.testCaddy)
 	t.Run("bad", e.testBadInput)
 	t.Run("privileges", e.testPrivileges)
+	t.Run("doctor", e.testDoctor)
 	t.Run("metrics", e.testMetrics)
 }
 

@@ -22,7 +22,16 @@ type prober interface {
 
 // startProbes attaches to the targets of cfg.
 func startProbes(cfg config.Config, sink event.Sink, logger *slog.Logger) (prober, error) {
-	agent, err := probes.New(probes.Options{
+	agent, err := probes.New(probeOptions(cfg), sink, logger)
+	if err != nil {
+		return nil, err
+	}
+	return statusProber{agent}, nil
+}
+
+// probeOptions is what cfg means to internal/probes.
+func probeOptions(cfg config.Config) probes.Options {
+	return probes.Options{
 		PIDs: cfg.Targets.PIDs,
 		Exes: cfg.Targets.Exes,
 		Sampling: probes.Sampling{
@@ -37,11 +46,7 @@ func startProbes(cfg config.Config, sink event.Sink, logger *slog.Logger) (probe
 		MaxSeries:       cfg.Metrics.MaxSeries,
 		MaxOverhead:     float64(cfg.Probes.MaxOverhead),
 		DropPrivileges:  true,
-	}, sink, logger)
-	if err != nil {
-		return nil, err
 	}
-	return statusProber{agent}, nil
 }
 
 // statusProber gives the status its type for JSON.

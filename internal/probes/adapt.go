@@ -29,6 +29,19 @@ const (
 	choiceRows   choice = "tx rows"
 )
 
+// while says for people when the hooks of a choice are attached; "": always.
+func (c choice) while() string {
+	switch c {
+	case choiceRoute:
+		return "while requests do not carry their route themselves"
+	case choiceReturn:
+		return "while queries of transactions and connections are few"
+	case choiceRows:
+		return "while queries of transactions and connections are many"
+	}
+	return ""
+}
+
 const (
 	adaptEvery = time.Second
 	routeProof = 10000 // ROUTE_COUNTED of bpf/nethttp.bpf.c

@@ -141,7 +141,7 @@ func operationCosts(groups []GroupStatus) map[uint32]operationCost {
 	costs := map[uint32]operationCost{}
 	for _, lib := range libraries {
 		for _, g := range groups {
-			if g.Library != lib.name || g.State != "attached" {
+			if g.Library != lib.name || g.State != groupAttached {
 				continue
 			}
 			programs := map[string]time.Duration{}

@@ -14,6 +14,9 @@
 // what is open now, and backoff.go takes probes out where they cost too much, as
 // budget.go decides.
 //
+// doctor.go is the dry run: the same analysis, with nothing attached. privileges.go knows
+// what each step asks of the kernel.
+//
 // library.go is the table of instrumented libraries. A new one is a line there, a
 // file here and a file in bpf/.
 package probes

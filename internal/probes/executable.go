@@ -246,7 +246,7 @@ func (b *executable) writeLibrary(put putFunc, lib *library) error {
 	if lib.layout != nil {
 		layout := lib.layout(&l)
 		if err := l.err(); err != nil {
-			b.groups = append(b.groups, GroupStatus{Library: lib.name, State: "uncovered", Reason: err.Error()})
+			b.groups = append(b.groups, GroupStatus{Library: lib.name, State: groupUncovered, Reason: err.Error()})
 			return nil
 		}
 		if err := put(lib.layoutMap, b.id, layout); err != nil {
@@ -262,7 +262,7 @@ func (b *executable) writeLibrary(put putFunc, lib *library) error {
 // planGroup finds the sites of a group; it is planned only if none that it needs is
 // missing.
 func (b *executable) planGroup(lib *library, g group) {
-	status := GroupStatus{Library: lib.name, Group: g.name, State: "attached"}
+	status := GroupStatus{Library: lib.name, Group: g.name, State: groupAttached}
 	var found []planned
 	for _, h := range g.hooks {
 		h, sites, err := h.find(b.info)
@@ -276,7 +276,7 @@ func (b *executable) planGroup(lib *library, g group) {
 		if err != nil {
 			status.Hooks = append(status.Hooks, HookStatus{Program: h.program, Reason: err.Error()})
 			if !h.optional {
-				status.State = "uncovered"
+				status.State = groupUncovered
 			}
 			continue
 		}
@@ -286,13 +286,13 @@ func (b *executable) planGroup(lib *library, g group) {
 			p.cookies = append(p.cookies, cookie(b.id, h.variant, s))
 			status.Hooks = append(status.Hooks, HookStatus{
 				Program: h.program, Function: s.Func, Address: fmt.Sprintf("%#x", s.Addr),
-				Instruction: s.Instr, Emulated: s.Emulated, Rule: s.Rule,
+				Instruction: s.Instr, Emulated: s.Emulated, Rule: s.Rule, While: h.choice.while(),
 			})
 		}
 		found = append(found, p)
 	}
 	b.groups = append(b.groups, status)
-	if status.State != "attached" {
+	if status.State != groupAttached {
 		return
 	}
 	for _, p := range found {

@@ -38,6 +38,12 @@ type BackoffStatus struct {
 	Reason string `json:"reason"`
 }
 
+// States of a GroupStatus.
+const (
+	groupAttached  = "attached"
+	groupUncovered = "uncovered"
+)
+
 // GroupStatus is one kind of operation of one library in one binary.
 type GroupStatus struct {
 	Library string       `json:"library"`
@@ -55,7 +61,9 @@ type HookStatus struct {
 	Instruction string `json:"instruction,omitempty"`
 	Emulated    bool   `json:"emulated"`
 	Rule        string `json:"rule,omitempty"`
-	Reason      string `json:"reason,omitempty"`
+	// While says when the hook is attached; "": always.
+	While  string `json:"while,omitempty"`
+	Reason string `json:"reason,omitempty"`
 }
 
 // TargetStatus is one process, or one path that was asked for.

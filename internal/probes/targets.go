@@ -166,9 +166,8 @@ func (t *targets) analyse(id process.FileID, shown, open string) *attached {
 	}
 	a := &attached{path: shown}
 	t.byFile[id] = a
-	if self, err := process.Stat("/proc/self/exe"); err == nil && self == id {
-		// Its own requests would beget spans, which beget requests.
-		a.err = errors.New("this is the agent itself, which is never instrumented")
+	if isSelf(id) {
+		a.err = errSelf
 		return a
 	}
 	if len(t.binaries) >= maxBinaries {
@@ -185,6 +184,14 @@ func (t *targets) analyse(id process.FileID, shown, open string) *attached {
 		t.binaries = append(t.binaries, a.binary)
 	}
 	return a
+}
+
+// errSelf: its own requests would beget spans, which beget requests.
+var errSelf = errors.New("this is the agent itself, which is never instrumented")
+
+func isSelf(id process.FileID) bool {
+	self, err := process.Stat("/proc/self/exe")
+	return err == nil && self == id
 }
 
 const maxBinaries = 1024 // MAX_BINARIES of bpf/maps.h
