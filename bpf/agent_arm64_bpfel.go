@@ -112,6 +112,8 @@ type AgentHttpBeginSite uint32
 const (
 	AgentHttpBeginSiteHTTP_SERVE AgentHttpBeginSite = 0
 	AgentHttpBeginSiteHTTP_READ  AgentHttpBeginSite = 1
+	AgentHttpBeginSiteHTTP_RUN   AgentHttpBeginSite = 2
+	AgentHttpBeginSiteHTTP_RUN_X AgentHttpBeginSite = 3
 )
 
 type AgentHttpEndSite uint32
@@ -119,6 +121,7 @@ type AgentHttpEndSite uint32
 const (
 	AgentHttpEndSiteHTTP_FINISH_REQUEST AgentHttpEndSite = 0
 	AgentHttpEndSiteHTTP_CONNECTION_END AgentHttpEndSite = 1
+	AgentHttpEndSiteHTTP_STREAM_END     AgentHttpEndSite = 2
 )
 
 type AgentHttpMethod uint32
@@ -136,6 +139,15 @@ const (
 	AgentHttpMethodMETHOD_TRACE   AgentHttpMethod = 9
 	AgentHttpMethodMETHOD_QUERY   AgentHttpMethod = 10
 	AgentHttpMethodHTTP_METHODS   AgentHttpMethod = 11
+)
+
+type AgentHttpServer uint32
+
+const (
+	AgentHttpServerHTTP_1       AgentHttpServer = 0
+	AgentHttpServerHTTP_2       AgentHttpServer = 1
+	AgentHttpServerHTTP_2X      AgentHttpServer = 2
+	AgentHttpServerHTTP_SERVERS AgentHttpServer = 3
 )
 
 type AgentHttpServerRecord struct {
@@ -206,6 +218,8 @@ type AgentNethttpLayout struct {
 	RouteSame           uint32
 	RouteOther          uint32
 	RouteMissing        uint32
+	RequestInline       uint32
+	Pad                 uint32
 }
 
 type AgentProcess struct {
@@ -475,6 +489,7 @@ const (
 	AgentVarReferToHttpBeginSite    = "refer_to_http_begin_site"
 	AgentVarReferToHttpEndSite      = "refer_to_http_end_site"
 	AgentVarReferToHttpMethod       = "refer_to_http_method"
+	AgentVarReferToHttpServer       = "refer_to_http_server"
 	AgentVarReferToHttpServerRecord = "refer_to_http_server_record"
 	AgentVarReferToHttpText         = "refer_to_http_text"
 	AgentVarReferToLineage          = "refer_to_lineage"
@@ -593,6 +608,7 @@ type AgentVariableSpecs struct {
 	ReferToHttpBeginSite    *ebpf.VariableSpec `ebpf:"refer_to_http_begin_site"`
 	ReferToHttpEndSite      *ebpf.VariableSpec `ebpf:"refer_to_http_end_site"`
 	ReferToHttpMethod       *ebpf.VariableSpec `ebpf:"refer_to_http_method"`
+	ReferToHttpServer       *ebpf.VariableSpec `ebpf:"refer_to_http_server"`
 	ReferToHttpServerRecord *ebpf.VariableSpec `ebpf:"refer_to_http_server_record"`
 	ReferToHttpText         *ebpf.VariableSpec `ebpf:"refer_to_http_text"`
 	ReferToLineage          *ebpf.VariableSpec `ebpf:"refer_to_lineage"`
@@ -694,6 +710,7 @@ type AgentVariables struct {
 	ReferToHttpBeginSite    *ebpf.Variable `ebpf:"refer_to_http_begin_site"`
 	ReferToHttpEndSite      *ebpf.Variable `ebpf:"refer_to_http_end_site"`
 	ReferToHttpMethod       *ebpf.Variable `ebpf:"refer_to_http_method"`
+	ReferToHttpServer       *ebpf.Variable `ebpf:"refer_to_http_server"`
 	ReferToHttpServerRecord *ebpf.Variable `ebpf:"refer_to_http_server_record"`
 	ReferToHttpText         *ebpf.Variable `ebpf:"refer_to_http_text"`
 	ReferToLineage          *ebpf.Variable `ebpf:"refer_to_lineage"`

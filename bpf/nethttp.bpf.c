@@ -2,14 +2,20 @@
 
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0
 /*
- * net/http: the server span of HTTP/1.x.
+ * net/http: the server span of HTTP/1.x and HTTP/2.
  *
  *   begin  serverHandler.ServeHTTP        the request is parsed, the handler begins; where a
  *                                         PGO build inlined it, right after readRequest
+ *          (*serverConn).runHandler       HTTP/2 that does not go through serverHandler
  *   route  (*ServeMux).ServeHTTP          the pattern, where the mux matched it
  *   end    (*response).finishRequest      the handler returned
  *          (*conn).serve.func1            deferred, once a connection: ends what a panic,
  *                                         Goexit, abort or hijack left open
+ *          (*serverConn).runHandler.func  deferred, once a stream of HTTP/2
+ *
+ * Each stream of HTTP/2 has a goroutine of its own, which runs runHandler. Its server is
+ * bundled into net/http up to Go 1.26, is net/http/internal/http2 from 1.27 on, and may be
+ * golang.org/x/net/http2 before.
  *
  * What the span says is read at its end, and only for spans that are kept.
  */
@@ -19,46 +25,75 @@
 enum http_begin_site {
 	HTTP_SERVE, /* serverHandler.ServeHTTP(sh serverHandler{srv}, rw iface, req *Request) */
 	HTTP_READ, /* in (*conn).serve, where the former was inlined: (w, err) of readRequest */
+	HTTP_RUN, /* (*serverConn).runHandler(sc, rw, req, handler) of HTTP_2 */
+	HTTP_RUN_X, /* of HTTP_2X */
 };
 
-/* The response of an HTTP/1.x request that begins here, or 0. */
-static __always_inline u64 nethttp_beginning(struct pt_regs *ctx, const struct probe *p,
-					     const struct nethttp_layout *l, u64 *request)
+/* A request that begins. */
+struct nethttp_beginning {
+	struct nethttp_layout *layout; /* of what request points to */
+	u64 response;
+	u64 request;
+	u32 server; /* enum http_server */
+	u32 pad;
+};
+
+/* False if no request begins here. */
+static __always_inline bool nethttp_beginning(struct pt_regs *ctx, const struct probe *p,
+					      struct nethttp_beginning *b)
 {
-	u64 words[4];
+	struct nethttp_layout *http2;
+	u64 words[4], type;
 
 	go_results(ctx, words);
+	if (p->variant == HTTP_RUN || p->variant == HTTP_RUN_X) {
+		b->server = p->variant == HTTP_RUN ? HTTP_2 : HTTP_2X;
+		b->layout = nethttp_layout_of(p, b->server);
+		b->request = words[2];
+		b->response = go_word(words[1]);
+		return b->layout && b->response;
+	}
+	b->server = HTTP_1;
+	b->layout = nethttp_layout(p);
+	if (!b->layout)
+		return false;
 	if (p->variant == HTTP_READ) {
 		if (words[1]) /* err */
-			return 0;
-		*request = go_word(words[0] + l->response_req);
-		return words[0];
+			return false;
+		b->request = go_word(words[0] + b->layout->response_req);
+		b->response = words[0];
+		return true;
 	}
-	if (go_type_of(words[1], p->bias) != l->response_type)
-		return 0; /* HTTP/2 */
-	*request = words[3];
-	return words[2];
+	b->request = words[3];
+	b->response = words[2];
+	type = go_type_of(words[1], p->bias);
+	if (type == b->layout->response_type)
+		return true;
+	http2 = nethttp_layout_of(p, HTTP_2);
+	if (!http2 || !type || type != http2->response_type)
+		return false; /* begun by runHandler */
+	b->server = HTTP_2;
+	b->response = go_word(words[2]);
+	return b->response;
 }
 
 SEC("uprobe")
 int nethttp_server_begin(struct pt_regs *ctx)
 {
+	struct nethttp_beginning b = {};
 	struct nethttp_layout *l;
 	struct runtime_layout *rt;
 	struct goroutine *g;
 	struct frame *f;
 	struct probe p;
-	u64 context, parent_id, response, request = 0;
+	u64 context, parent_id;
 
 	if (!probe_begin(ctx, &p))
 		return 0;
-	l = nethttp_layout(&p);
 	rt = runtime_layout(&p);
-	if (!l || !rt)
+	if (!rt || !nethttp_beginning(ctx, &p, &b))
 		return 0;
-	response = nethttp_beginning(ctx, &p, l, &request);
-	if (!response)
-		return 0;
+	l = b.layout;
 
 	g = goroutine_here(&p);
 	if (g) {
@@ -71,8 +106,14 @@ int nethttp_server_begin(struct pt_regs *ctx)
 		count(&p, COUNT_LOST_GOROUTINES_FULL, 1);
 		return 0;
 	}
-	if (!nethttp_read_request(l, g, request))
+	if (!nethttp_read_request(l, g, b.request))
 		count(&p, COUNT_BAD_READ, 1);
+	if (b.server == HTTP_1 && g->scratch[l->request_proto_major & (SCRATCH_SIZE - 1)] == 2) {
+		/* "PRI * HTTP/2.0" is no request: a handler is about to make an HTTP/2
+		 * connection of this one, whose requests begin in runHandler. */
+		goroutine_delete(&p, g);
+		return 0;
+	}
 	context = *(u64 *)&g->scratch[(l->request_ctx + 8) & (SCRATCH_SIZE - 8)];
 	parent_id = nethttp_remote_parent(g, request_string(g->scratch, l->request_header).ptr, rt);
 	if (!parent_id)
@@ -82,7 +123,8 @@ int nethttp_server_begin(struct pt_regs *ctx)
 		return 0;
 	if (parent_id)
 		f->flags |= SPAN_REMOTE_PARENT;
-	f->object[SERVER_RESPONSE] = response;
+	f->object[SERVER_RESPONSE] = b.response;
+	f->object[SERVER_WHICH] = b.server;
 	context_register(&p, g, context);
 	return 0;
 }
@@ -141,23 +183,27 @@ int nethttp_route(struct pt_regs *ctx)
 
 /* Takes the route from the request itself if no probe has seen it; else counts whether
  * that would have done. g->scratch holds the Request. */
-static __always_inline void nethttp_own_route(struct nethttp_layout *l, struct goroutine *g,
+static __always_inline void nethttp_own_route(const struct nethttp_layout *l,
+					      struct nethttp_layout *counts, struct goroutine *g,
 					      u16 status)
 {
-	struct go_string pattern = request_string(g->scratch, l->request_pattern);
+	struct go_string pattern = {};
 
-	if (!l->request_pattern)
+	if (!counts->request_pattern)
 		return;
+	/* HTTP/2 of Go 1.27 has its own request, from which the handler's is made. */
+	if (l->request_pattern)
+		pattern = request_string(g->scratch, l->request_pattern);
 	if (g->route_len) {
 		if (pattern.ptr != g->route_at)
-			__sync_fetch_and_add(&l->route_other, 1);
-		else if (l->route_same < ROUTE_COUNTED)
-			__sync_fetch_and_add(&l->route_same, 1);
+			__sync_fetch_and_add(&counts->route_other, 1);
+		else if (counts->route_same < ROUTE_COUNTED)
+			__sync_fetch_and_add(&counts->route_same, 1);
 		return;
 	}
 	if (!pattern.len) {
 		if (status != 404 && status != 405)
-			__sync_fetch_and_add(&l->route_missing, 1);
+			__sync_fetch_and_add(&counts->route_missing, 1);
 		return;
 	}
 	if (pattern.len > ROUTE_MAX)
@@ -168,13 +214,14 @@ static __always_inline void nethttp_own_route(struct nethttp_layout *l, struct g
 	g->route_len = pattern.len;
 }
 
-static __always_inline void nethttp_end(const struct probe *p, struct nethttp_layout *l,
+static __always_inline void nethttp_end(const struct probe *p, const struct nethttp_layout *l,
+					struct nethttp_layout *counts,
 					const struct runtime_layout *rt, struct goroutine *g,
 					u32 flags, u64 panic_type)
 {
 	struct nethttp_ending e = { .layout = l, .runtime = rt, .panic_type = panic_type };
 	struct frame *f = &g->frames[0];
-	u64 response = f->object[SERVER_RESPONSE];
+	u64 response = f->object[SERVER_RESPONSE], request;
 	u32 size, keep = 0;
 	bool failed;
 
@@ -190,13 +237,16 @@ static __always_inline void nethttp_end(const struct probe *p, struct nethttp_la
 	/* Of an abort only what was written is known. */
 	if (!(flags & SPAN_ABORTED) || g->scratch[l->response_wrote_header & (SCRATCH_SIZE - 1)])
 		e.status = *(u64 *)&g->scratch[l->response_status & (SCRATCH_SIZE - 8)];
-	if (!nethttp_read_request(l, g, *(u64 *)&g->scratch[l->response_req & (SCRATCH_SIZE - 8)]))
+	request = response + l->response_req;
+	if (!l->request_inline)
+		request = *(u64 *)&g->scratch[l->response_req & (SCRATCH_SIZE - 8)];
+	if (!nethttp_read_request(l, g, request))
 		count_in(e.process, COUNT_BAD_READ, 1);
 	e.proto_major = g->scratch[l->request_proto_major & (SCRATCH_SIZE - 1)];
 	e.proto_minor = g->scratch[l->request_proto_minor & (SCRATCH_SIZE - 1)];
 	e.tls = *(u64 *)&g->scratch[l->request_tls & (SCRATCH_SIZE - 8)] != 0;
 
-	nethttp_own_route(l, g, e.status);
+	nethttp_own_route(l, counts, g, e.status);
 	nethttp_measure(p, g, &e);
 	failed = e.status >= 500 || (flags & (SPAN_PANIC | SPAN_GOEXIT));
 	if (g->sampled && failed)
@@ -218,7 +268,24 @@ pop:
 enum http_end_site {
 	HTTP_FINISH_REQUEST, /* (*response).finishRequest(w) */
 	HTTP_CONNECTION_END, /* (*conn).serve.func1(), deferred */
+	HTTP_STREAM_END, /* (*serverConn).runHandler.func1(), deferred */
 };
+
+/* Whether and why the goroutine unwinds, as flags of the span. */
+static __always_inline u32 nethttp_unwinding(const struct probe *p, const struct runtime_layout *rt,
+					     u64 *panic_type)
+{
+	u64 panic = rt->g_panic ? go_word(p->goroutine + rt->g_panic) : 0;
+
+	if (!panic)
+		return 0;
+	if (go_byte(panic + rt->panic_goexit))
+		return SPAN_ABORTED | SPAN_GOEXIT;
+	*panic_type = go_word(panic + rt->panic_arg);
+	if (*panic_type)
+		*panic_type -= p->bias;
+	return SPAN_ABORTED | SPAN_PANIC;
+}
 
 /* Why a request ends with its connection, as flags of the span. */
 static __always_inline u32 nethttp_abort(const struct probe *p, const struct nethttp_layout *l,
@@ -226,45 +293,43 @@ static __always_inline u32 nethttp_abort(const struct probe *p, const struct net
 					 u64 *panic_type)
 {
 	u64 conn = go_word(response + l->response_conn);
-	u64 panic = rt->g_panic ? go_word(p->goroutine + rt->g_panic) : 0;
-	u32 flags = SPAN_ABORTED;
+	u32 flags = SPAN_ABORTED | nethttp_unwinding(p, rt, panic_type);
 
 	if (go_byte(conn + l->conn_hijacked))
 		flags |= SPAN_HIJACKED;
-	if (!panic)
-		return flags;
-	if (go_byte(panic + rt->panic_goexit))
-		return flags | SPAN_GOEXIT;
-	*panic_type = go_word(panic + rt->panic_arg);
-	if (*panic_type)
-		*panic_type -= p->bias;
-	return flags | SPAN_PANIC;
+	return flags;
 }
 
 SEC("uprobe")
 int nethttp_server_end(struct pt_regs *ctx)
 {
-	struct nethttp_layout *l;
+	struct nethttp_layout *l, *counts;
 	struct runtime_layout *rt;
 	struct goroutine *g;
 	struct probe p;
 	u64 response, panic_type = 0;
-	u32 flags = 0;
+	u32 server, flags = 0;
 
 	if (!probe_enter(ctx, &p))
 		return 0;
-	l = nethttp_layout(&p);
 	rt = runtime_layout(&p);
-	if (!l || !rt)
-		return 0;
 	g = goroutine_here(&p);
-	if (!g || g->frames[0].kind != RECORD_HTTP_SERVER)
+	if (!rt || !g || g->frames[0].kind != RECORD_HTTP_SERVER)
+		return 0;
+	server = g->frames[0].object[SERVER_WHICH];
+	if ((server != HTTP_1) != (p.variant == HTTP_STREAM_END))
+		return 0;
+	counts = nethttp_layout(&p);
+	l = nethttp_layout_of(&p, server);
+	if (!l || !counts)
 		return 0;
 	response = g->frames[0].object[SERVER_RESPONSE];
-	if (p.variant == HTTP_CONNECTION_END)
+	if (p.variant == HTTP_STREAM_END)
+		flags = nethttp_unwinding(&p, rt, &panic_type);
+	else if (p.variant == HTTP_CONNECTION_END)
 		flags = nethttp_abort(&p, l, rt, response, &panic_type);
 	else if (response != GO_REG0(ctx))
 		return 0; /* "Expectation failed" finishes what never began */
-	nethttp_end(&p, l, rt, g, flags, panic_type);
+	nethttp_end(&p, l, counts, rt, g, flags, panic_type);
 	return 0;
 }

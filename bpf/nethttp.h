@@ -13,8 +13,10 @@ enum nethttp_kind {
 	RECORD_HTTP_SERVER = RECORD_LIBRARY(1),
 };
 
+/* Of HTTP/1.x, response is net/http.response; of HTTP/2, it is the responseWriterState
+ * that the response writer points to. */
 struct nethttp_layout {
-	u64 response_type; /* *net/http.response; HTTP/2 has another one */
+	u64 response_type; /* that serverHandler.ServeHTTP is handed; 0: it is not to begin any */
 	u32 request_size; /* as much of it as holds what is read, at most SCRATCH_SIZE */
 	u32 response_size; /* likewise */
 	u32 response_conn;
@@ -37,6 +39,16 @@ struct nethttp_layout {
 	u32 route_same; /* counted up to ROUTE_COUNTED */
 	u32 route_other; /* the pattern was on a copy of the request only */
 	u32 route_missing; /* no probe, no pattern, and not "not found" */
+	u32 request_inline; /* response_req is the request itself, not a pointer to it */
+	u32 pad;
+};
+
+/* Which server it is, and so which layout is its own. */
+enum http_server {
+	HTTP_1,
+	HTTP_2, /* of net/http */
+	HTTP_2X, /* golang.org/x/net/http2 */
+	HTTP_SERVERS,
 };
 
 #define ROUTE_COUNTED 10000
@@ -82,17 +94,25 @@ struct http_server_large {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_BINARIES);
+	__uint(max_entries, HTTP_SERVERS * MAX_BINARIES); /* server * MAX_BINARIES + binary */
 	__type(key, u32);
 	__type(value, struct nethttp_layout);
 } nethttp_layouts SEC(".maps");
 
 /* frame.object of a server span */
 #define SERVER_RESPONSE 0
+#define SERVER_WHICH 1 /* enum http_server */
 
 static __always_inline struct nethttp_layout *nethttp_layout(const struct probe *p)
 {
 	return bpf_map_lookup_elem(&nethttp_layouts, &p->binary);
+}
+
+static __always_inline struct nethttp_layout *nethttp_layout_of(const struct probe *p, u32 server)
+{
+	u32 at = server * MAX_BINARIES + p->binary;
+
+	return bpf_map_lookup_elem(&nethttp_layouts, &at);
 }
 
 static __always_inline struct go_string request_string(const u8 *request, u32 offset)

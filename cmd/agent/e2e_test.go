@@ -52,6 +52,7 @@ func TestE2E(t *testing.T) {
 	t.Run("kill", e.testKill)
 	t.Run("postgres", e.testPostgresExporter)
 	t.Run("caddy", e.testCaddy)
+	t.Run("http2", e.testHTTP2)
 	t.Run("bad", e.testBadInput)
 	t.Run("privileges", e.testPrivileges)
 	t.Run("doctor", e.testDoctor)

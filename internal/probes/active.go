@@ -130,15 +130,22 @@ func (a *activeRequests) numbers(counts map[activeSeries]int64, now int64) []eve
 	return numbers
 }
 
-// open is the address of the *http.response of every open request, by process.
-func (a *activeRequests) open() (map[uint32][]uint64, error) {
+// response is an open request's.
+type response struct {
+	address uint64
+	server  uint32 // enum http_server: how it is laid out
+}
+
+// open is the response of every open request, by process.
+func (a *activeRequests) open() (map[uint32][]response, error) {
 	const server = uint32(bpf.AgentNethttpKindRECORD_HTTP_SERVER)
-	open := map[uint32][]uint64{}
+	open := map[uint32][]response{}
 	goroutines := a.kernel.mapOf("goroutines")
 	var g bpf.AgentGoroutine
 	err := a.kernel.eachEntry("goroutine_table", func(e bpf.AgentTableEntry) bool {
 		if goroutines.Lookup(uint32(e.Value), &g) == nil && g.Depth > 0 && g.Frames[0].Kind == server {
-			open[e.Tgid] = append(open[e.Tgid], g.Frames[0].Object[0])
+			object := g.Frames[0].Object
+			open[e.Tgid] = append(open[e.Tgid], response{object[0], uint32(object[1])})
 		}
 		return false
 	})
@@ -146,15 +153,18 @@ func (a *activeRequests) open() (map[uint32][]uint64, error) {
 }
 
 // inspect finds out method and scheme of open requests of a process.
-func (a *activeRequests) inspect(tg *target, responses []uint64) []activeKind {
-	var layout bpf.AgentNethttpLayout
-	err := a.kernel.mapOf("nethttp_layouts").Lookup(tg.binary.id, &layout)
+func (a *activeRequests) inspect(tg *target, responses []response) []activeKind {
+	var of [bpf.AgentHttpServerHTTP_SERVERS]bpf.AgentNethttpLayout
+	var err error
+	for i := range of {
+		err = errors.Join(err, a.kernel.mapOf("nethttp_layouts").Lookup(uint32(i)*maxBinaries+tg.binary.id, &of[i]))
+	}
 	var kinds []activeKind
 	if err == nil && len(responses) > 0 && !a.mute[tg.process] {
 		kinds, err = process.Inspect(tg.process.PID, tg.process.StartTime, func(read process.Reader) []activeKind {
 			kinds := make([]activeKind, 0, len(responses))
 			for _, r := range responses {
-				kinds = append(kinds, readActive(read, &layout, r))
+				kinds = append(kinds, readActive(read, &of[int(r.server)%len(of)], r.address))
 			}
 			return kinds
 		})
@@ -177,9 +187,12 @@ func (a *activeRequests) inspect(tg *target, responses []uint64) []activeKind {
 // readActive reads what a request is from the memory of a process that is not trusted,
 // and that may have ended the request in the meantime.
 func readActive(read process.Reader, layout *bpf.AgentNethttpLayout, response uint64) activeKind {
-	request, err := readWords(read, response+uint64(layout.ResponseReq), 1)
-	if err != nil {
-		return unreadable
+	request := [2]uint64{response + uint64(layout.ResponseReq)}
+	if layout.RequestInline == 0 {
+		var err error
+		if request, err = readWords(read, request[0], 1); err != nil {
+			return unreadable
+		}
 	}
 	method, err := readWords(read, request[0]+uint64(layout.RequestMethod), 2)
 	if err != nil {

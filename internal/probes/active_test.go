@@ -122,7 +122,7 @@ func TestMostActiveRequests(t *testing.T) {
 	s := startService(t)
 	a := startAgentOn(t, Options{PIDs: []int{s.pid}}, &sink{}, &lines{})
 	tg := a.targets.find(s.pid)
-	kinds := a.collect.active.inspect(tg, make([]uint64, maxActiveReads))
+	kinds := a.collect.active.inspect(tg, make([]response, maxActiveReads))
 	if len(kinds) != maxActiveReads {
 		t.Fatalf("%d of %d", len(kinds), maxActiveReads)
 	}

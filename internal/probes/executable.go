@@ -249,7 +249,7 @@ func (b *executable) writeLibrary(put putFunc, lib *library) error {
 			b.groups = append(b.groups, GroupStatus{Library: lib.name, State: groupUncovered, Reason: err.Error()})
 			return nil
 		}
-		if err := put(lib.layoutMap, b.id, layout); err != nil {
+		if err := put(lib.layoutMap, lib.layoutIndex+b.id, layout); err != nil {
 			return fmt.Errorf("store layout of %s: %w", lib.name, err)
 		}
 	}

@@ -11,6 +11,9 @@ import (
 
 // libraries is the table of what can be instrumented.
 var libraries = []*library{
+	&netHTTP2Bundled, // before netHTTP, which begins its spans
+	&netHTTP2Internal,
+	&netHTTP2X,
 	&netHTTP,
 	&databaseSQL,
 	&goRuntime,
@@ -27,8 +30,9 @@ type library struct {
 
 	// layoutMap is the BPF map, indexed by binary, that holds layout's result. Both
 	// are left out where the programs need no more than the runtime's layout.
-	layoutMap string
-	layout    func(*layouts) any
+	layoutMap   string
+	layoutIndex uint32 // added to the binary's number
+	layout      func(*layouts) any
 
 	metrics []metric
 

@@ -17,8 +17,8 @@ import (
 	"github.com/plainframework/agent/internal/probes/gobin"
 )
 
-// netHTTP is the server span of HTTP/1.x; bpf/nethttp.bpf.c says where it begins
-// and ends.
+// netHTTP is the server span of HTTP/1.x; http2.go adds HTTP/2. bpf/nethttp.bpf.c says
+// where they begin and end.
 var netHTTP = library{
 	name: "net/http",
 	groups: []group{{
@@ -59,13 +59,8 @@ var netHTTP = library{
 			RequestProtoMajor:   l.offset(request, "ProtoMajor"),
 			RequestProtoMinor:   l.offset(request, "ProtoMinor"),
 		}
-		// From Go 1.23 on. Where it is not, the route's probe stays.
-		if offset := l.optional(request, "Pattern"); offset+16 <= scratchSize {
-			layout.RequestPattern = offset
-		}
-		layout.RequestSize = l.upTo(scratchSize, layout.RequestMethod, layout.RequestHeader,
-			layout.RequestHost, layout.RequestUri, layout.RequestRemoteAddr, layout.RequestTls,
-			layout.RequestProtoMajor, layout.RequestProtoMinor, layout.RequestCtx, layout.RequestPattern)
+		layout.RequestPattern = patternOffset(l)
+		layout.RequestSize = requestSize(l, layout)
 		layout.ResponseSize = l.upTo(scratchSize, layout.ResponseReq, layout.ResponseStatus,
 			layout.ResponseWroteHeader)
 		return layout
@@ -81,6 +76,22 @@ var netHTTP = library{
 	records: map[uint32]decoder{
 		uint32(bpf.AgentNethttpKindRECORD_HTTP_SERVER): decodeHTTPServer,
 	},
+}
+
+// patternOffset is where a Request has its pattern, from Go 1.23 on. Where it has none, the
+// route's probe stays.
+func patternOffset(l *layouts) uint32 {
+	if offset := l.optional("net/http.Request", "Pattern"); offset+16 <= scratchSize {
+		return offset
+	}
+	return 0
+}
+
+// requestSize is how much of a request is read.
+func requestSize(l *layouts, layout *bpf.AgentNethttpLayout) uint32 {
+	return l.upTo(scratchSize, layout.RequestMethod, layout.RequestHeader,
+		layout.RequestHost, layout.RequestUri, layout.RequestRemoteAddr, layout.RequestTls,
+		layout.RequestProtoMajor, layout.RequestProtoMinor, layout.RequestCtx, layout.RequestPattern)
 }
 
 // routeSite is where (*ServeMux) has matched a pattern: at the first branch after
