@@ -27,8 +27,11 @@ const (
 	AgentCounterCOUNT_LOST_UNKNOWN_PROCESS AgentCounter = 8
 	AgentCounterCOUNT_BAD_READ             AgentCounter = 9
 	AgentCounterCOUNT_CONTEXTS_FULL        AgentCounter = 10
-	AgentCounterCOUNT_SERIES_FULL          AgentCounter = 11
-	AgentCounterCOUNTERS                   AgentCounter = 12
+	AgentCounterCOUNT_LOGS_DROPPED         AgentCounter = 11
+	AgentCounterCOUNT_LOGS_RING_FULL       AgentCounter = 12
+	AgentCounterCOUNT_LOGS_RATE_LIMITED    AgentCounter = 13
+	AgentCounterCOUNT_SERIES_FULL          AgentCounter = 14
+	AgentCounterCOUNTERS                   AgentCounter = 15
 )
 
 type AgentFrame struct {
@@ -122,6 +125,7 @@ const (
 	AgentHttpEndSiteHTTP_FINISH_REQUEST AgentHttpEndSite = 0
 	AgentHttpEndSiteHTTP_CONNECTION_END AgentHttpEndSite = 1
 	AgentHttpEndSiteHTTP_STREAM_END     AgentHttpEndSite = 2
+	AgentHttpEndSiteHTTP_CRASH          AgentHttpEndSite = 3
 )
 
 type AgentHttpMethod uint32
@@ -222,15 +226,26 @@ type AgentNethttpLayout struct {
 	Pad                 uint32
 }
 
+type AgentPanicked struct {
+	_          structs.HostLayout
+	Goid       uint64
+	TraceId    [2]uint64
+	SpanId     uint64
+	TraceFlags uint32
+	Pad        uint32
+}
+
 type AgentProcess struct {
 	_             structs.HostLayout
 	Bias          uint64
 	Binary        uint32
 	Pad           uint32
 	Series        [4]uint32
+	LogNextNs     uint64
+	Panicked      uint64
 	KeepNextNs    uint64
 	KeepRefusedNs uint64
-	Counters      [12]uint64
+	Counters      [15]uint64
 	Overflow      [4]AgentHistogram
 }
 
@@ -312,6 +327,8 @@ type AgentSettings struct {
 	KeepSlowerNs    uint64
 	KeepIntervalNs  uint64
 	KeepBurstNs     uint64
+	LogIntervalNs   uint64
+	LogBurstNs      uint64
 	KeepErrors      uint32
 	MaxSeries       uint32
 }
@@ -337,6 +354,7 @@ const (
 	AgentSpanFlagsSPAN_KEPT_SLOW     AgentSpanFlags = 256
 	AgentSpanFlagsSPAN_KEPT_LIMITED  AgentSpanFlags = 512
 	AgentSpanFlagsSPAN_RANDOM        AgentSpanFlags = 1024
+	AgentSpanFlagsSPAN_CRASHED       AgentSpanFlags = 2048
 )
 
 type AgentSqlBody struct {
@@ -362,6 +380,7 @@ const (
 	AgentSqlEndSiteSQL_RETURN_QUERY   AgentSqlEndSite = 6
 	AgentSqlEndSiteSQL_RETURN_EXEC    AgentSqlEndSite = 7
 	AgentSqlEndSiteSQL_RETURN_DIRECT  AgentSqlEndSite = 8
+	AgentSqlEndSiteSQL_CRASH          AgentSqlEndSite = 9
 )
 
 type AgentSqlHandle uint32
@@ -410,6 +429,42 @@ type AgentStashed struct {
 	Flags    uint32
 	Body     [9]uint64
 }
+
+type AgentStderrKind uint32
+
+const (
+	AgentStderrKindRECORD_STDERR AgentStderrKind = 224
+)
+
+type AgentStderrLayout struct {
+	_          structs.HostLayout
+	File       uint32
+	Sysfd      uint32
+	G_writebuf uint32
+	G_m        uint32
+	M_dying    uint32
+	M_curg     uint32
+}
+
+type AgentStderrRecord struct {
+	_          structs.HostLayout
+	Header     AgentRecordHeader
+	Writer     uint64
+	Unread     uint64
+	Dropped    uint64
+	Len        uint32
+	Missing    uint32
+	TraceFlags uint32
+	Pad        uint32
+}
+
+type AgentStderrSite uint32
+
+const (
+	AgentStderrSiteSTDERR_FILE    AgentStderrSite = 0
+	AgentStderrSiteSTDERR_SYSCALL AgentStderrSite = 1
+	AgentStderrSiteSTDERR_RUNTIME AgentStderrSite = 2
+)
 
 type AgentTableBucket struct {
 	_        structs.HostLayout
@@ -463,13 +518,17 @@ const (
 	AgentMapGoroutineTable          = "goroutine_table"
 	AgentMapGoroutines              = "goroutines"
 	AgentMapLineages                = "lineages"
+	AgentMapLogRing                 = "log_ring"
 	AgentMapNethttpLayouts          = "nethttp_layouts"
+	AgentMapPanics                  = "panics"
 	AgentMapProcesses               = "processes"
 	AgentMapRing                    = "ring"
 	AgentMapRuntimeLayouts          = "runtime_layouts"
 	AgentMapSites                   = "sites"
 	AgentMapSqlLayouts              = "sql_layouts"
+	AgentMapStderrLayouts           = "stderr_layouts"
 	AgentMapTypes                   = "types"
+	AgentMapWithoutLogs             = "without_logs"
 	AgentProgNethttpRoute           = "nethttp_route"
 	AgentProgNethttpServerBegin     = "nethttp_server_begin"
 	AgentProgNethttpServerEnd       = "nethttp_server_end"
@@ -477,6 +536,7 @@ const (
 	AgentProgRuntimeNewproc         = "runtime_newproc"
 	AgentProgSqlBegin               = "sql_begin"
 	AgentProgSqlEnd                 = "sql_end"
+	AgentProgStderrWrite            = "stderr_write"
 	AgentVarReferToCounter          = "refer_to_counter"
 	AgentVarReferToFrame            = "refer_to_frame"
 	AgentVarReferToGoIface          = "refer_to_go_iface"
@@ -496,6 +556,7 @@ const (
 	AgentVarReferToMapHeader        = "refer_to_map_header"
 	AgentVarReferToNethttpKind      = "refer_to_nethttp_kind"
 	AgentVarReferToNethttpLayout    = "refer_to_nethttp_layout"
+	AgentVarReferToPanicked         = "refer_to_panicked"
 	AgentVarReferToProcess          = "refer_to_process"
 	AgentVarReferToRecordHeader     = "refer_to_record_header"
 	AgentVarReferToRecordKind       = "refer_to_record_kind"
@@ -513,6 +574,10 @@ const (
 	AgentVarReferToSqlLayout        = "refer_to_sql_layout"
 	AgentVarReferToSqlRecord        = "refer_to_sql_record"
 	AgentVarReferToStashed          = "refer_to_stashed"
+	AgentVarReferToStderrKind       = "refer_to_stderr_kind"
+	AgentVarReferToStderrLayout     = "refer_to_stderr_layout"
+	AgentVarReferToStderrRecord     = "refer_to_stderr_record"
+	AgentVarReferToStderrSite       = "refer_to_stderr_site"
 	AgentVarReferToTableBucket      = "refer_to_table_bucket"
 	AgentVarReferToTableEntry       = "refer_to_table_entry"
 	AgentVarReferToTypeInfo         = "refer_to_type_info"
@@ -571,6 +636,7 @@ type AgentProgramSpecs struct {
 	RuntimeNewproc     *ebpf.ProgramSpec `ebpf:"runtime_newproc"`
 	SqlBegin           *ebpf.ProgramSpec `ebpf:"sql_begin"`
 	SqlEnd             *ebpf.ProgramSpec `ebpf:"sql_end"`
+	StderrWrite        *ebpf.ProgramSpec `ebpf:"stderr_write"`
 }
 
 // AgentMapSpecs contains maps before they are loaded into the kernel.
@@ -583,13 +649,17 @@ type AgentMapSpecs struct {
 	GoroutineTable *ebpf.MapSpec `ebpf:"goroutine_table"`
 	Goroutines     *ebpf.MapSpec `ebpf:"goroutines"`
 	Lineages       *ebpf.MapSpec `ebpf:"lineages"`
+	LogRing        *ebpf.MapSpec `ebpf:"log_ring"`
 	NethttpLayouts *ebpf.MapSpec `ebpf:"nethttp_layouts"`
+	Panics         *ebpf.MapSpec `ebpf:"panics"`
 	Processes      *ebpf.MapSpec `ebpf:"processes"`
 	Ring           *ebpf.MapSpec `ebpf:"ring"`
 	RuntimeLayouts *ebpf.MapSpec `ebpf:"runtime_layouts"`
 	Sites          *ebpf.MapSpec `ebpf:"sites"`
 	SqlLayouts     *ebpf.MapSpec `ebpf:"sql_layouts"`
+	StderrLayouts  *ebpf.MapSpec `ebpf:"stderr_layouts"`
 	Types          *ebpf.MapSpec `ebpf:"types"`
+	WithoutLogs    *ebpf.MapSpec `ebpf:"without_logs"`
 }
 
 // AgentVariableSpecs contains global variables before they are loaded into the kernel.
@@ -615,6 +685,7 @@ type AgentVariableSpecs struct {
 	ReferToMapHeader        *ebpf.VariableSpec `ebpf:"refer_to_map_header"`
 	ReferToNethttpKind      *ebpf.VariableSpec `ebpf:"refer_to_nethttp_kind"`
 	ReferToNethttpLayout    *ebpf.VariableSpec `ebpf:"refer_to_nethttp_layout"`
+	ReferToPanicked         *ebpf.VariableSpec `ebpf:"refer_to_panicked"`
 	ReferToProcess          *ebpf.VariableSpec `ebpf:"refer_to_process"`
 	ReferToRecordHeader     *ebpf.VariableSpec `ebpf:"refer_to_record_header"`
 	ReferToRecordKind       *ebpf.VariableSpec `ebpf:"refer_to_record_kind"`
@@ -632,6 +703,10 @@ type AgentVariableSpecs struct {
 	ReferToSqlLayout        *ebpf.VariableSpec `ebpf:"refer_to_sql_layout"`
 	ReferToSqlRecord        *ebpf.VariableSpec `ebpf:"refer_to_sql_record"`
 	ReferToStashed          *ebpf.VariableSpec `ebpf:"refer_to_stashed"`
+	ReferToStderrKind       *ebpf.VariableSpec `ebpf:"refer_to_stderr_kind"`
+	ReferToStderrLayout     *ebpf.VariableSpec `ebpf:"refer_to_stderr_layout"`
+	ReferToStderrRecord     *ebpf.VariableSpec `ebpf:"refer_to_stderr_record"`
+	ReferToStderrSite       *ebpf.VariableSpec `ebpf:"refer_to_stderr_site"`
 	ReferToTableBucket      *ebpf.VariableSpec `ebpf:"refer_to_table_bucket"`
 	ReferToTableEntry       *ebpf.VariableSpec `ebpf:"refer_to_table_entry"`
 	ReferToTypeInfo         *ebpf.VariableSpec `ebpf:"refer_to_type_info"`
@@ -667,13 +742,17 @@ type AgentMaps struct {
 	GoroutineTable *ebpf.Map `ebpf:"goroutine_table"`
 	Goroutines     *ebpf.Map `ebpf:"goroutines"`
 	Lineages       *ebpf.Map `ebpf:"lineages"`
+	LogRing        *ebpf.Map `ebpf:"log_ring"`
 	NethttpLayouts *ebpf.Map `ebpf:"nethttp_layouts"`
+	Panics         *ebpf.Map `ebpf:"panics"`
 	Processes      *ebpf.Map `ebpf:"processes"`
 	Ring           *ebpf.Map `ebpf:"ring"`
 	RuntimeLayouts *ebpf.Map `ebpf:"runtime_layouts"`
 	Sites          *ebpf.Map `ebpf:"sites"`
 	SqlLayouts     *ebpf.Map `ebpf:"sql_layouts"`
+	StderrLayouts  *ebpf.Map `ebpf:"stderr_layouts"`
 	Types          *ebpf.Map `ebpf:"types"`
+	WithoutLogs    *ebpf.Map `ebpf:"without_logs"`
 }
 
 func (m *AgentMaps) Close() error {
@@ -684,13 +763,17 @@ func (m *AgentMaps) Close() error {
 		m.GoroutineTable,
 		m.Goroutines,
 		m.Lineages,
+		m.LogRing,
 		m.NethttpLayouts,
+		m.Panics,
 		m.Processes,
 		m.Ring,
 		m.RuntimeLayouts,
 		m.Sites,
 		m.SqlLayouts,
+		m.StderrLayouts,
 		m.Types,
+		m.WithoutLogs,
 	)
 }
 
@@ -717,6 +800,7 @@ type AgentVariables struct {
 	ReferToMapHeader        *ebpf.Variable `ebpf:"refer_to_map_header"`
 	ReferToNethttpKind      *ebpf.Variable `ebpf:"refer_to_nethttp_kind"`
 	ReferToNethttpLayout    *ebpf.Variable `ebpf:"refer_to_nethttp_layout"`
+	ReferToPanicked         *ebpf.Variable `ebpf:"refer_to_panicked"`
 	ReferToProcess          *ebpf.Variable `ebpf:"refer_to_process"`
 	ReferToRecordHeader     *ebpf.Variable `ebpf:"refer_to_record_header"`
 	ReferToRecordKind       *ebpf.Variable `ebpf:"refer_to_record_kind"`
@@ -734,6 +818,10 @@ type AgentVariables struct {
 	ReferToSqlLayout        *ebpf.Variable `ebpf:"refer_to_sql_layout"`
 	ReferToSqlRecord        *ebpf.Variable `ebpf:"refer_to_sql_record"`
 	ReferToStashed          *ebpf.Variable `ebpf:"refer_to_stashed"`
+	ReferToStderrKind       *ebpf.Variable `ebpf:"refer_to_stderr_kind"`
+	ReferToStderrLayout     *ebpf.Variable `ebpf:"refer_to_stderr_layout"`
+	ReferToStderrRecord     *ebpf.Variable `ebpf:"refer_to_stderr_record"`
+	ReferToStderrSite       *ebpf.Variable `ebpf:"refer_to_stderr_site"`
 	ReferToTableBucket      *ebpf.Variable `ebpf:"refer_to_table_bucket"`
 	ReferToTableEntry       *ebpf.Variable `ebpf:"refer_to_table_entry"`
 	ReferToTypeInfo         *ebpf.Variable `ebpf:"refer_to_type_info"`
@@ -754,6 +842,7 @@ type AgentPrograms struct {
 	RuntimeNewproc     *ebpf.Program `ebpf:"runtime_newproc"`
 	SqlBegin           *ebpf.Program `ebpf:"sql_begin"`
 	SqlEnd             *ebpf.Program `ebpf:"sql_end"`
+	StderrWrite        *ebpf.Program `ebpf:"stderr_write"`
 }
 
 func (p *AgentPrograms) Close() error {
@@ -765,6 +854,7 @@ func (p *AgentPrograms) Close() error {
 		p.RuntimeNewproc,
 		p.SqlBegin,
 		p.SqlEnd,
+		p.StderrWrite,
 	)
 }
 

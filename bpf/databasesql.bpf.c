@@ -45,6 +45,7 @@ enum sql_end_site {
 	SQL_RETURN_QUERY, /* RET up to Go 1.19: (rows, err) */
 	SQL_RETURN_EXEC, /* RET up to Go 1.19: (result iface, err) */
 	SQL_RETURN_DIRECT, /* RET of (*Tx|Conn).QueryContext: (rows, err) */
+	SQL_CRASH, /* runtime.fatalpanic and fatalthrow: the process dies */
 };
 
 struct sql_layout {
@@ -379,6 +380,7 @@ static __always_inline bool sql_site_is_direct(u32 site)
 SEC("uprobe")
 int sql_end(struct pt_regs *ctx)
 {
+	struct panicked panicked;
 	struct runtime_layout *rt;
 	struct sql_layout *l;
 	struct goroutine *g;
@@ -397,10 +399,12 @@ int sql_end(struct pt_regs *ctx)
 	rt = runtime_layout(&p);
 	if (!l || !rt)
 		return 0;
+	if (p.variant == SQL_CRASH)
+		probe_crashed(&p, rt);
 	g = goroutine_here(&p);
 	f = g ? span_innermost(g) : NULL;
 	if (!f || f->kind != RECORD_SQL ||
-	    !(f->object[SQL_OBJECT_STATE] & SQL_DIRECT) == sql_site_is_direct(p.variant))
+	    (p.variant != SQL_CRASH && !(f->object[SQL_OBJECT_STATE] & SQL_DIRECT) == sql_site_is_direct(p.variant)))
 		return 0;
 
 	if (p.variant == SQL_RETRY_RESULT && error_tab) {
@@ -414,6 +418,9 @@ int sql_end(struct pt_regs *ctx)
 		error_data = f->object[SQL_OBJECT_ERROR_DATA];
 	} else if (p.variant == SQL_ROWS) {
 		error_tab = 0;
+	} else if (p.variant == SQL_CRASH) {
+		error_tab = 0;
+		f->flags |= SPAN_CRASHED;
 	} else if (p.variant == SQL_NO_CONNECTION || p.variant == SQL_RETURN_EXEC) {
 		error_tab = words[2];
 		error_data = words[3];
@@ -421,6 +428,9 @@ int sql_end(struct pt_regs *ctx)
 		error_tab = words[1];
 		error_data = words[2];
 	}
+	panicked = panicked_of(g);
 	sql_finish(&p, rt, l, g, f, error_tab, error_data);
+	if (p.variant == SQL_CRASH)
+		panicked_add(&p, &panicked);
 	return 0;
 }

@@ -30,6 +30,7 @@ enum span_flags {
 	SPAN_KEPT_SLOW = 1 << 8, /* likewise, because that took long */
 	SPAN_KEPT_LIMITED = 1 << 9, /* others like it were not kept, for there were too many */
 	SPAN_RANDOM = 1 << 10, /* the trace id is random: the W3C flag */
+	SPAN_CRASHED = 1 << 11, /* the process died of what its goroutine did */
 };
 
 /* Begins every ring record. Times are CLOCK_MONOTONIC in ns. Ids are bytes in the
@@ -61,6 +62,9 @@ enum counter {
 	COUNT_LOST_UNKNOWN_PROCESS, /* begun before user space knew the process: Linux before 5.15 */
 	COUNT_BAD_READ, /* the span was kept, a text of it could not be read */
 	COUNT_CONTEXTS_FULL, /* children on other goroutines cannot find this parent */
+	COUNT_LOGS_DROPPED, /* writes to standard error, for any of the reasons that follow */
+	COUNT_LOGS_RING_FULL,
+	COUNT_LOGS_RATE_LIMITED,
 	COUNT_SERIES_FULL, /* measured in the overflow series: too many series */
 	COUNTERS,
 };
@@ -103,6 +107,8 @@ struct process {
 	u32 binary;
 	u32 pad;
 	u32 series[METRICS]; /* how many there are */
+	u64 log_next_ns; /* of the limit of log lines: when the next one is due */
+	u64 panicked; /* handlers whose panic the server has recovered */
 	u64 keep_next_ns; /* of the limit of kept traces: when the next one is due */
 	u64 keep_refused_ns; /* when one was refused last */
 	u64 counters[COUNTERS];
@@ -123,6 +129,8 @@ struct settings {
 	u64 keep_slower_ns; /* keep traces whose local root took longer; 0: no */
 	u64 keep_interval_ns; /* between kept traces of a process, on average */
 	u64 keep_burst_ns; /* how far ahead of the average they may come */
+	u64 log_interval_ns; /* between lines of a process, on average; 0: no limit */
+	u64 log_burst_ns; /* how far ahead of the average they may come */
 	u32 keep_errors; /* keep traces whose local root failed */
 	u32 max_series; /* of one metric and process */
 };

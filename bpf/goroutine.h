@@ -124,6 +124,17 @@ static __always_inline struct runtime_layout *runtime_layout(const struct probe 
 	return bpf_map_lookup_elem(&runtime_layouts, &p->binary);
 }
 
+/* Makes p speak of the goroutine that brings the process down. The runtime's last acts
+ * run on the system stack, on behalf of the goroutine that the thread was running. */
+static __always_inline void probe_crashed(struct probe *p, const struct runtime_layout *rt)
+{
+	u64 m = rt->g_m ? go_word(p->goroutine + rt->g_m) : 0;
+	u64 curg = m ? go_word(m + rt->m_curg) : 0;
+
+	if (curg)
+		p->goroutine = curg;
+}
+
 static __always_inline struct goroutine *goroutine_at(const struct table_entry *e)
 {
 	u32 index = e->value;

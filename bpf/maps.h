@@ -188,6 +188,23 @@ struct lineage {
 	u64 span_id;
 };
 
+/* The span that a panic has ended. The server logs the panic after that, from the same
+ * goroutine. LRU: an entry that is evicted only leaves a log record without its span. */
+struct panicked {
+	u64 goid;
+	u64 trace_id[2];
+	u64 span_id;
+	u32 trace_flags;
+	u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct goroutine_key);
+	__type(value, struct panicked);
+} panics SEC(".maps");
+
 /* LRU: an entry that is evicted only leaves a span without its parent. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

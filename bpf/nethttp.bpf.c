@@ -12,6 +12,7 @@
  *          (*conn).serve.func1            deferred, once a connection: ends what a panic,
  *                                         Goexit, abort or hijack left open
  *          (*serverConn).runHandler.func  deferred, once a stream of HTTP/2
+ *          runtime.startpanic_m           the process dies of this goroutine
  *
  * Each stream of HTTP/2 has a goroutine of its own, which runs runHandler. Its server is
  * bundled into net/http up to Go 1.26, is net/http/internal/http2 from 1.27 on, and may be
@@ -248,7 +249,7 @@ static __always_inline void nethttp_end(const struct probe *p, const struct neth
 
 	nethttp_own_route(l, counts, g, e.status);
 	nethttp_measure(p, g, &e);
-	failed = e.status >= 500 || (flags & (SPAN_PANIC | SPAN_GOEXIT));
+	failed = e.status >= 500 || (flags & (SPAN_PANIC | SPAN_GOEXIT | SPAN_CRASHED));
 	if (g->sampled && failed)
 		f->flags |= keep_limited(e.process, e.end_ns);
 	if (!g->sampled) {
@@ -269,6 +270,7 @@ enum http_end_site {
 	HTTP_FINISH_REQUEST, /* (*response).finishRequest(w) */
 	HTTP_CONNECTION_END, /* (*conn).serve.func1(), deferred */
 	HTTP_STREAM_END, /* (*serverConn).runHandler.func1(), deferred */
+	HTTP_CRASH, /* runtime.startpanic_m(): the process dies */
 };
 
 /* Whether and why the goroutine unwinds, as flags of the span. */
@@ -303,6 +305,7 @@ static __always_inline u32 nethttp_abort(const struct probe *p, const struct net
 SEC("uprobe")
 int nethttp_server_end(struct pt_regs *ctx)
 {
+	struct panicked panicked;
 	struct nethttp_layout *l, *counts;
 	struct runtime_layout *rt;
 	struct goroutine *g;
@@ -313,23 +316,38 @@ int nethttp_server_end(struct pt_regs *ctx)
 	if (!probe_enter(ctx, &p))
 		return 0;
 	rt = runtime_layout(&p);
+	if (!rt)
+		return 0;
+	if (p.variant == HTTP_CRASH)
+		probe_crashed(&p, rt);
 	g = goroutine_here(&p);
-	if (!rt || !g || g->frames[0].kind != RECORD_HTTP_SERVER)
+	if (!g || g->frames[0].kind != RECORD_HTTP_SERVER)
 		return 0;
 	server = g->frames[0].object[SERVER_WHICH];
-	if ((server != HTTP_1) != (p.variant == HTTP_STREAM_END))
+	if (p.variant != HTTP_CRASH && (server != HTTP_1) != (p.variant == HTTP_STREAM_END))
 		return 0;
 	counts = nethttp_layout(&p);
 	l = nethttp_layout_of(&p, server);
 	if (!l || !counts)
 		return 0;
 	response = g->frames[0].object[SERVER_RESPONSE];
-	if (p.variant == HTTP_STREAM_END)
+	if (p.variant == HTTP_STREAM_END || (p.variant == HTTP_CRASH && server != HTTP_1))
 		flags = nethttp_unwinding(&p, rt, &panic_type);
-	else if (p.variant == HTTP_CONNECTION_END)
+	else if (p.variant != HTTP_FINISH_REQUEST)
 		flags = nethttp_abort(&p, l, rt, response, &panic_type);
 	else if (response != GO_REG0(ctx))
 		return 0; /* "Expectation failed" finishes what never began */
+	if (p.variant == HTTP_CRASH)
+		flags |= SPAN_ABORTED | SPAN_CRASHED;
+	panicked = panicked_of(g);
+	/* By way of the map: read back they are any numbers to the verifier, which else
+	 * follows all that comes for each way to get here. */
+	g->frames[0].object[SERVER_PANIC] = panic_type;
+	g->frames[0].flags |= flags;
+	panic_type = *(volatile u64 *)&g->frames[0].object[SERVER_PANIC];
+	flags = *(volatile u32 *)&g->frames[0].flags;
 	nethttp_end(&p, l, counts, rt, g, flags, panic_type);
+	if (flags & (SPAN_PANIC | SPAN_CRASHED))
+		panicked_add(&p, &panicked);
 	return 0;
 }

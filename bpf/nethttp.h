@@ -102,6 +102,7 @@ struct {
 /* frame.object of a server span */
 #define SERVER_RESPONSE 0
 #define SERVER_WHICH 1 /* enum http_server */
+#define SERVER_PANIC 2
 
 static __always_inline struct nethttp_layout *nethttp_layout(const struct probe *p)
 {
@@ -353,7 +354,8 @@ static __always_inline u32 http_method(struct go_string s)
 /* series_key.detail[0] */
 #define HTTP_DETAIL(status, method, proto_major, proto_minor, tls, flags)               \
 	((u64)(status) | (u64)(method) << 16 | (u64)(proto_major) << 24 |               \
-	 (u64)(proto_minor) << 32 | (u64)(tls) << 40 | (u64)((flags) & 0xff) << 48)
+	 (u64)(proto_minor) << 32 | (u64)(tls) << 40 | (u64)((flags) & 0xff) << 48 |    \
+	 (u64)!!((flags) & SPAN_CRASHED) << 56)
 
 static __always_inline void nethttp_measure(const struct probe *p, struct goroutine *g,
 					    struct nethttp_ending *e)
@@ -367,7 +369,7 @@ static __always_inline void nethttp_measure(const struct probe *p, struct gorout
 	key.text = g->route_len ? text_hash((u8 *)g->route, g->route_len) : 0;
 	key.error_type = e->panic_type;
 	key.detail[0] = HTTP_DETAIL(e->status, method, e->proto_major, e->proto_minor, e->tls,
-				    f->flags & (SPAN_ABORTED | SPAN_PANIC | SPAN_GOEXIT));
+				    f->flags & (SPAN_ABORTED | SPAN_PANIC | SPAN_GOEXIT | SPAN_CRASHED));
 	e->series = measure(p, e->process, METRIC_HTTP_SERVER, &key, g->route, g->route_len, 0,
 			    e->end_ns - f->start_ns, http_bounds, sizeof(http_bounds) / sizeof(u64));
 }

@@ -143,6 +143,46 @@ static __always_inline void record_fill(struct record_header *r, const struct pr
 	r->series = series;
 }
 
+/* What is remembered of a span that a recovered panic ends: taken before it ends. */
+static __always_inline struct panicked panicked_of(const struct goroutine *g)
+{
+	struct panicked panicked = {
+		.goid = g->goid,
+		.trace_id = { g->trace_id[0], g->trace_id[1] },
+		.span_id = g->frames[0].span_id,
+		.trace_flags = g->sampled | (g->random ? TRACE_FLAG_RANDOM : 0),
+	};
+
+	return panicked;
+}
+
+static __always_inline void panicked_add(const struct probe *p, const struct panicked *panicked)
+{
+	struct goroutine_key key = { .address = p->goroutine, .tgid = p->tgid };
+	struct process *process = process_of(p);
+
+	if (!process)
+		return;
+	bpf_map_update_elem(&panics, &key, panicked, BPF_ANY);
+	__sync_fetch_and_add(&process->panicked, 1);
+}
+
+static __always_inline struct panicked *panicked_find(const struct probe *p,
+						      const struct process *process,
+						      const struct runtime_layout *rt,
+						      u64 address)
+{
+	struct goroutine_key key = { .address = address, .tgid = p->tgid };
+	struct panicked *panicked;
+
+	if (!process || !process->panicked)
+		return NULL;
+	panicked = bpf_map_lookup_elem(&panics, &key);
+	if (!panicked || panicked->goid != go_word(address + rt->g_goid))
+		return NULL;
+	return panicked;
+}
+
 /* A wakeup would cost the app an interrupt: the reader polls. */
 static __always_inline void record_submit(struct process *process, void *record)
 {

@@ -54,7 +54,10 @@ func newDoctorCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			o := probeOptions(cfg)
+			o, err := probeOptions(cfg)
+			if err != nil {
+				return err
+			}
 			d, err := probes.Diagnose(o, wanted, newLogger(cmd.ErrOrStderr(), cfg.Agent))
 			if err != nil {
 				return err

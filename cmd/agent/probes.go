@@ -4,9 +4,12 @@ import (
 	"context"
 	"log/slog"
 
+	"go.opentelemetry.io/otel/log"
+
 	"github.com/plainframework/agent/internal/config"
 	"github.com/plainframework/agent/internal/probes"
 	"github.com/plainframework/agent/internal/probes/event"
+	"github.com/plainframework/agent/internal/probes/logtext"
 )
 
 // prober is what run needs of internal/probes.
@@ -22,7 +25,11 @@ type prober interface {
 
 // startProbes attaches to the targets of cfg.
 func startProbes(cfg config.Config, sink event.Sink, logger *slog.Logger) (prober, error) {
-	agent, err := probes.New(probeOptions(cfg), sink, logger)
+	options, err := probeOptions(cfg)
+	if err != nil {
+		return nil, err
+	}
+	agent, err := probes.New(options, sink, logger)
 	if err != nil {
 		return nil, err
 	}
@@ -30,7 +37,8 @@ func startProbes(cfg config.Config, sink event.Sink, logger *slog.Logger) (probe
 }
 
 // probeOptions is what cfg means to internal/probes.
-func probeOptions(cfg config.Config) probes.Options {
+func probeOptions(cfg config.Config) (probes.Options, error) {
+	redact, err := logtext.NewRedactor(true, cfg.Logs.Redact)
 	return probes.Options{
 		PIDs: cfg.Targets.PIDs,
 		Exes: cfg.Targets.Exes,
@@ -44,9 +52,13 @@ func probeOptions(cfg config.Config) probes.Options {
 		MaxOpenSpans:    cfg.Probes.MaxInFlight,
 		MetricsInterval: cfg.Metrics.Interval,
 		MaxSeries:       cfg.Metrics.MaxSeries,
-		MaxOverhead:     float64(cfg.Probes.MaxOverhead),
-		DropPrivileges:  true,
-	}
+		Logs: probes.Logs{
+			Capture: cfg.Logs.Export, Floor: log.Severity(cfg.Logs.Level), Redact: redact,
+			Rate: cfg.Logs.Rate, Burst: cfg.Logs.Burst,
+		},
+		MaxOverhead:    float64(cfg.Probes.MaxOverhead),
+		DropPrivileges: true,
+	}, err
 }
 
 // statusProber gives the status its type for JSON.

@@ -53,9 +53,6 @@ func Load(src Sources) (Config, error) {
 	l.decode()
 	l.token()
 	l.cfg.Export.Proxy = proxyOf(env)
-	if l.cfg.Logs.Redact == nil {
-		l.cfg.Logs.Redact = slices.Clone(defaultRedact)
-	}
 	l.errs = append(l.errs, l.cfg.problems(l.bad)...)
 	return l.cfg, errors.Join(l.errs...)
 }

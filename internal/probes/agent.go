@@ -28,6 +28,8 @@ type Options struct {
 	MetricsInterval time.Duration
 	MaxSeries       int // of one metric and process; the rest is one overflow series
 
+	Logs Logs
+
 	MaxOverhead float64 // share of a target's CPU time that probes may cost; 0: any
 
 	// DropPrivileges has New give up, for the whole process, all capabilities that are
@@ -43,6 +45,7 @@ type Agent struct {
 	kernel  *kernel
 	exec    link.Link
 	ring    *ringbuf.Reader
+	logRing *ringbuf.Reader
 	targets *targets
 	reader  *reader
 	collect *collector
@@ -91,10 +94,30 @@ func (a *Agent) start(sink event.Sink) (err error) {
 		return err
 	}
 	a.collect = newCollector(a.kernel, a.targets, sink, log, o.Version)
-	a.targets.retired = a.collect.retire
+	a.targets.retired = func(pid uint32, _ *target) { a.collect.retire(pid) }
 	a.reader = newReader(a.ring, sink, a.targets, a.collect, o.Version)
 	a.reader.decode.threshold, a.reader.decode.keepErrors = o.Sampling.thresholdText(), o.Sampling.KeepErrors
+	a.kernel.off = map[*library]bool{&standardError: !o.Logs.Capture}
+	if o.Logs.Capture {
+		if err := a.captureLogs(sink); err != nil {
+			return err
+		}
+	}
 	return a.targets.start()
+}
+
+// captureLogs lets the reader make log records, too.
+func (a *Agent) captureLogs(sink event.Sink) (err error) {
+	if a.logRing, err = ringbuf.NewReader(a.kernel.mapOf("log_ring")); err != nil {
+		return fmt.Errorf("open ring buffer of logs: %w", err)
+	}
+	a.reader.logRing = a.logRing
+	a.reader.logs = newLogs(a.options.Logs, sink, a.reader.exceptions, a.options.Version)
+	a.targets.retired = func(pid uint32, t *target) {
+		a.reader.logs.retire(t)
+		a.collect.retire(pid)
+	}
+	return nil
 }
 
 // Run follows the targets and hands their spans to the sink until ctx is done. Then it
@@ -137,8 +160,10 @@ func (a *Agent) Close() error {
 		if a.exec != nil {
 			errs = append(errs, a.exec.Close())
 		}
-		if a.ring != nil {
-			errs = append(errs, a.ring.Close())
+		for _, ring := range []*ringbuf.Reader{a.ring, a.logRing} {
+			if ring != nil {
+				errs = append(errs, ring.Close())
+			}
 		}
 		if a.kernel != nil {
 			a.kernel.Close()
@@ -155,6 +180,9 @@ func (a *Agent) Ready() bool { return a.targets.ready() }
 func (a *Agent) Status() Status {
 	s := a.targets.status()
 	s.Spans.Decoded = a.reader.decoded.Load()
+	if a.reader.logs != nil {
+		s.Logs = a.reader.logs.counts.status()
+	}
 	if n := a.reader.invalid.Load(); n > 0 {
 		s.Losses["invalid_record"] = n
 	}
@@ -168,6 +196,7 @@ func (k *kernel) configure(o Options) error {
 		return err
 	}
 	s.MaxSeries = uint32(o.MaxSeries)
+	s.LogIntervalNs, s.LogBurstNs = o.Logs.kernelLimit()
 	if err := k.mapOf("agent_settings").Put(uint32(0), &s); err != nil {
 		return fmt.Errorf("store settings: %w", err)
 	}
@@ -185,5 +214,7 @@ var counterNames = [bpf.AgentCounterCOUNTERS]string{
 	bpf.AgentCounterCOUNT_LOST_UNKNOWN_PROCESS: "unknown_process",
 	bpf.AgentCounterCOUNT_BAD_READ:             "bad_read",
 	bpf.AgentCounterCOUNT_CONTEXTS_FULL:        "contexts_full",
+	bpf.AgentCounterCOUNT_LOGS_RING_FULL:       "logs_ring_full",
+	bpf.AgentCounterCOUNT_LOGS_RATE_LIMITED:    "logs_rate_limited",
 	bpf.AgentCounterCOUNT_SERIES_FULL:          "series_full",
 }

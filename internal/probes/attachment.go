@@ -67,7 +67,7 @@ func (at *attachment) apply(k *kernel, b *executable, given givenUp) error {
 	var errs []error
 	for _, part := range b.parts() {
 		links, have := at.links[part]
-		switch keep := part.library.keptAt(given) && b.chosen(part.choice); {
+		switch keep := part.library.keptAt(given) && b.chosen(part.choice) && !k.off[part.library]; {
 		case keep && !have:
 			links, err := b.attach(k, at.pid, part)
 			if err != nil {

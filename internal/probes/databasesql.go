@@ -27,6 +27,7 @@ var databaseSQL = library{
 		sqlThroughReturn("Stmt", bpf.AgentSqlHandleSQL_STMT),
 		sqlDirect("Tx", bpf.AgentSqlHandleSQL_TX, "closemuRUnlockRelease"),
 		sqlDirect("Conn", bpf.AgentSqlHandleSQL_CONN, "closemuRUnlockCondReleaseConn"),
+		sqlCrash,
 	},
 	layoutMap: "sql_layouts",
 	layout: func(l *layouts) any {
@@ -58,6 +59,24 @@ var databaseSQL = library{
 	}},
 	records: map[uint32]decoder{
 		uint32(bpf.AgentSqlKindRECORD_SQL): decodeSQL,
+	},
+}
+
+// sqlCrash ends the operation of a goroutine that brings the process down. These run once
+// in the life of a process at most.
+var sqlCrash = group{
+	name: "crash",
+	when: func(b *gobin.Binary) bool {
+		for _, typ := range []string{"DB", "Stmt", "Tx", "Conn"} {
+			if hasEither(b, "database/sql.(*"+typ+").") {
+				return true
+			}
+		}
+		return false
+	},
+	hooks: []hook{
+		{program: "sql_end", variant: uint8(bpf.AgentSqlEndSiteSQL_CRASH), sites: entry("runtime.fatalpanic"), optional: true},
+		{program: "sql_end", variant: uint8(bpf.AgentSqlEndSiteSQL_CRASH), sites: entry("runtime.fatalthrow"), optional: true},
 	},
 }
 
@@ -174,6 +193,10 @@ func decodeSQL(d *decoding, raw []byte, span *event.Span) error {
 		if q.Operation != "" {
 			d.str("db.operation.name", q.Operation)
 		}
+	}
+	if bpf.AgentSpanFlags(r.Header.Flags)&bpf.AgentSpanFlagsSPAN_CRASHED != 0 {
+		span.Status = codes.Error
+		d.str("error.type", crashType)
 	}
 	if body.Key.ErrorType != 0 {
 		span.Status = codes.Error

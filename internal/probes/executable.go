@@ -95,6 +95,9 @@ func (b *executable) analyse(put putFunc) error {
 		return err
 	}
 	for _, lib := range libraries {
+		if lib.beside && len(b.plan) == 0 {
+			continue
+		}
 		if err := b.writeLibrary(put, lib); err != nil {
 			return err
 		}

@@ -17,6 +17,8 @@ type kernel struct {
 	mode       attachMode
 	least      capabilitySet // of this process, what the agent needs from now on
 	missing    []need        // that are optional
+	// off are libraries that the settings switch off.
+	off map[*library]bool
 }
 
 // loadKernel loads programs and maps. The caller closes it.

@@ -17,12 +17,16 @@ var libraries = []*library{
 	&netHTTP,
 	&databaseSQL,
 	&goRuntime,
+	&standardError,
 }
 
 // library is one instrumented library: what to probe, what the programs need to
 // know of its structs, and how its records become spans.
 type library struct {
 	name string // import path; ends the name of the instrumentation scope
+
+	// beside: of use only to programs that another library instruments.
+	beside bool
 
 	// groups of hooks that are useless without each other, such as the begin
 	// and the end of a span.

@@ -27,6 +27,7 @@ var netHTTP = library{
 		hooks: []hook{
 			{program: "nethttp_server_end", sites: entry("net/http.(*response).finishRequest")},
 			{program: "nethttp_server_end", variant: uint8(bpf.AgentHttpEndSiteHTTP_CONNECTION_END), sites: entry("net/http.(*conn).serve.func1")},
+			{program: "nethttp_server_end", variant: uint8(bpf.AgentHttpEndSiteHTTP_CRASH), sites: entry("runtime.startpanic_m"), optional: true},
 			{program: "nethttp_route", sites: routeSite, optional: true, choice: choiceRoute},
 			{
 				program: "nethttp_server_begin", sites: entry("net/http.serverHandler.ServeHTTP"),
@@ -266,7 +267,9 @@ func (d *decoding) httpOutcome(status int, flags bpf.AgentSpanFlags, panicType u
 		status = http.StatusOK // what finishRequest is about to write
 	}
 	switch {
-	case flags&bpf.AgentSpanFlagsSPAN_PANIC != 0:
+	case flags&bpf.AgentSpanFlagsSPAN_CRASHED != 0 && panicType == 0:
+		return status, crashType
+	case flags&(bpf.AgentSpanFlagsSPAN_PANIC|bpf.AgentSpanFlagsSPAN_CRASHED) != 0:
 		if name := d.errorType(panicType); name != "" {
 			return status, name
 		}
@@ -278,6 +281,9 @@ func (d *decoding) httpOutcome(status int, flags bpf.AgentSpanFlags, panicType u
 	}
 	return status, ""
 }
+
+// crashType is the error.type of what was open when the runtime gave up.
+const crashType = "fatal error"
 
 // seriesMethods are the names of enum http_method.
 var seriesMethods = [bpf.AgentHttpMethodHTTP_METHODS]string{

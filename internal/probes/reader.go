@@ -29,10 +29,14 @@ const (
 // way. It never waits for what comes behind it.
 type reader struct {
 	ring    *ringbuf.Reader
+	logRing *ringbuf.Reader // nil: logs are not captured
+	logs    *logs
 	sink    event.Sink
 	decode  *decoding
 	targets *targets
 	collect *collector
+
+	exceptions *exceptions
 
 	kinds   map[uint32]recordKind
 	decoded atomic.Uint64
@@ -47,7 +51,10 @@ type recordKind struct {
 }
 
 func newReader(ring *ringbuf.Reader, sink event.Sink, t *targets, c *collector, version string) *reader {
-	r := &reader{ring: ring, sink: sink, decode: newDecoding(), targets: t, collect: c, kinds: map[uint32]recordKind{}}
+	r := &reader{
+		ring: ring, sink: sink, decode: newDecoding(), targets: t, collect: c,
+		exceptions: newExceptions(), kinds: map[uint32]recordKind{},
+	}
 	for _, lib := range libraries {
 		scope := scopeOf(lib, version)
 		for kind, decode := range lib.records {
@@ -67,11 +74,14 @@ func (r *reader) run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return r.drain(&record)
+			return r.last(&record)
 		case <-timer.C:
 		}
 		waiting := r.ring.AvailableBytes()
 		if err := r.drain(&record); err != nil {
+			return err
+		}
+		if err := r.drainLogs(&record); err != nil {
 			return err
 		}
 		// A quarter of the ring between two looks leaves room for a burst.
@@ -85,25 +95,86 @@ func (r *reader) run(ctx context.Context) error {
 	}
 }
 
+// last drains what is there when nothing is attached any more, and hands on what waited.
+func (r *reader) last(record *ringbuf.Record) error {
+	err := errors.Join(r.drain(record), r.drainLogs(record))
+	if r.logs != nil {
+		r.logs.close()
+	}
+	r.release(time.Time{})
+	r.flush()
+	return err
+}
+
 // drain handles every record that is in the ring now.
 func (r *reader) drain(record *ringbuf.Record) error {
-	if r.ring.AvailableBytes() == 0 {
-		return nil
+	r.release(time.Now())
+	if r.ring.AvailableBytes() > 0 {
+		r.decode.syncClock()
+		if err := drainRing(r.ring, record, r.handle); err != nil {
+			return err
+		}
 	}
-	r.decode.syncClock()
-	r.ring.SetDeadline(time.Now())
+	r.flush()
+	return nil
+}
+
+// drainRing calls handle for every record that is in a ring now.
+func drainRing(ring *ringbuf.Reader, record *ringbuf.Record, handle func([]byte)) error {
+	ring.SetDeadline(time.Now())
 	for {
-		err := r.ring.ReadInto(record)
+		err := ring.ReadInto(record)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			break
+			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("read ring buffer: %w", err)
 		}
-		r.handle(record.RawSample)
+		handle(record.RawSample)
 	}
-	r.flush()
+}
+
+// drainLogs does the same for what was written to standard error. It comes second: the
+// span that a panic has ended is there before the panic is logged.
+func (r *reader) drainLogs(record *ringbuf.Record) error {
+	if r.logs == nil {
+		return nil
+	}
+	if r.logRing.AvailableBytes() > 0 {
+		r.decode.syncClock()
+		if err := drainRing(r.logRing, record, r.handleLog); err != nil {
+			return err
+		}
+	}
+	r.logs.flush(time.Now(), r.targets.goneAt)
 	return nil
+}
+
+func (r *reader) handleLog(raw []byte) {
+	written, text, err := recordAs[bpf.AgentStderrRecord](raw)
+	if err != nil || written.Header.Kind != uint32(bpf.AgentStderrKindRECORD_STDERR) {
+		r.invalid.Add(1)
+		return
+	}
+	target := r.targets.of(int(written.Header.Tgid), written.Header.Binary)
+	if target == nil {
+		r.invalid.Add(1)
+		return
+	}
+	r.logs.write(target, written, text, r.decode.offset)
+}
+
+// release takes spans back that waited for the text of a panic.
+func (r *reader) release(now time.Time) {
+	if r.exceptions == nil {
+		return
+	}
+	for _, span := range r.exceptions.release(now) {
+		r.batch = append(r.batch, span)
+		if len(r.batch) >= spanBatch {
+			r.flush()
+		}
+	}
 }
 
 func (r *reader) handle(raw []byte) {
@@ -129,7 +200,7 @@ func (r *reader) handle(raw []byte) {
 	if r.batch == nil {
 		r.batch = make([]event.Span, 0, spanBatch)
 	}
-	r.batch = r.batch[:len(r.batch)+1]
+	r.batch = append(r.batch, event.Span{})
 	span := &r.batch[len(r.batch)-1]
 	span.Process, span.Scope = target.process, kind.scope
 	r.decode.begin(header, target, span)
@@ -141,7 +212,11 @@ func (r *reader) handle(raw []byte) {
 	r.decode.end(span, bpf.AgentSpanFlags(header.Flags))
 	r.collect.exemplars.put(header.Series, span)
 	r.decoded.Add(1)
-	if len(r.batch) == cap(r.batch) {
+	const panicked = bpf.AgentSpanFlagsSPAN_PANIC | bpf.AgentSpanFlagsSPAN_CRASHED
+	if bpf.AgentSpanFlags(header.Flags)&panicked != 0 && r.exceptions.hold(*span, time.Now()) {
+		r.batch = r.batch[:len(r.batch)-1]
+	}
+	if len(r.batch) >= spanBatch {
 		r.flush()
 	}
 }

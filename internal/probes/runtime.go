@@ -8,6 +8,7 @@ import "github.com/plainframework/agent/internal/probes/gobin"
 // statement, so newer programs, whose libraries pass contexts, are spared.
 var goRuntime = library{
 	name:    "runtime",
+	beside:  true,
 	givenUp: givenUpSQL, // it serves queries
 	groups: []group{{
 		name: "goroutines",

@@ -10,6 +10,21 @@ type Status struct {
 	// those that are gone included.
 	Losses map[string]uint64 `json:"losses,omitempty"`
 	Spans  SpanCounts        `json:"spans"`
+	Logs   LogCounts         `json:"logs"`
+}
+
+// LogCounts says where the writes to standard error went, and their lines. Each line is
+// in exactly one of Kept, BelowFloor, RateLimited, SDKErrors and Empty as soon as its
+// record is complete.
+type LogCounts struct {
+	Writes      uint64 `json:"writes"` // given to user space
+	Unread      uint64 `json:"unread"` // of those, without their text
+	Lines       uint64 `json:"lines"`
+	Kept        uint64 `json:"kept"`
+	BelowFloor  uint64 `json:"below_floor"`
+	RateLimited uint64 `json:"rate_limited"`
+	SDKErrors   uint64 `json:"sdk_errors"` // of an OpenTelemetry exporter inside the process
+	Empty       uint64 `json:"empty"`
 }
 
 // SpanCounts says where the spans of the kernel side went. Ended = Emitted +

@@ -47,7 +47,7 @@ type targets struct {
 
 	// retired is called when a process is gone for good, before what the kernel
 	// keeps of it is deleted.
-	retired func(tgid uint32)
+	retired func(pid uint32, t *target)
 }
 
 // target is one process of a probed binary.
@@ -56,6 +56,8 @@ type target struct {
 	binary  *executable
 	proc    *process.Process // nil if it was gone before it could be looked at
 	goneAt  time.Time        // zero while it runs
+
+	withoutLogs bool // what it writes to standard error is its own affair
 }
 
 // attached is one executable, attached or refused.
@@ -266,6 +268,9 @@ func (t *targets) add(p *process.Process, b *executable) *target {
 	tg := &target{binary: b, proc: p, process: &event.Process{
 		PID: p.PID(), StartTime: p.StartTime(), Exe: p.ExePath(), Resource: resource,
 	}}
+	if tg.withoutLogs = asksForNoLogs(p); tg.withoutLogs {
+		t.kernel.captureLogs(p.PID(), false)
+	}
 	t.mu.Lock()
 	old := t.byPID[p.PID()]
 	t.byPID[p.PID()] = tg
@@ -375,7 +380,8 @@ func (t *targets) retire(pid int, tg *target, before uint64) {
 		t.watcher.Untrack(tg.proc)
 		tg.proc.Close()
 	}
-	t.retired(uint32(pid))
+	t.retired(uint32(pid), tg)
+	t.kernel.captureLogs(pid, true)
 	open, err := t.kernel.purge(uint32(pid), before)
 	if err != nil {
 		t.log.Debug("open spans of a process that is gone stay in the kernel", "pid", pid, "error", err)

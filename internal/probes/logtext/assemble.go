@@ -124,6 +124,16 @@ func (a *Assembler) Flush(now int64, emit func(event.Log)) {
 	a.summarize(now, emit)
 }
 
+// Lost tells that so many writes were dropped on the way here, nobody knows of which
+// goroutines: no line may go on behind them.
+func (a *Assembler) Lost(n uint64, now int64, emit func(event.Log)) {
+	a.limit.dropped += n
+	for len(a.writers) > 0 {
+		a.end(a.order.next, emit)
+	}
+	a.summarize(now, emit)
+}
+
 // Close hands on everything: the process has ended, at the given time.
 func (a *Assembler) Close(now int64, emit func(event.Log)) {
 	for len(a.writers) > 0 {
@@ -336,7 +346,7 @@ func (a *Assembler) summarize(now int64, emit func(event.Log)) {
 	emit(event.Log{
 		Process: a.opts.Process, Scope: a.opts.Scope, Observed: now,
 		Severity: log.SeverityWarn1, SeverityText: "WARN",
-		Body:       fmt.Sprintf("%d lines of this process's log were dropped: more than %d lines a second", n, int(a.limit.rate)),
+		Body:       fmt.Sprintf("%d lines of this process's log were dropped: it writes too many (logs.rate in the configuration)", n),
 		Attributes: []attribute.KeyValue{semconv.LogIostreamStderr, DroppedKey.Int64(int64(n))},
 	})
 }
