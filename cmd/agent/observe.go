@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/plainframework/agent/internal/config"
 	"github.com/plainframework/agent/internal/observer"
 )
 
@@ -89,9 +90,7 @@ func observe(ctx context.Context, ln net.Listener, p *observer.Printer) (observe
 	return seen.Counts(), errors.Join(printed, p.Flush(), stopped)
 }
 
-// useColour decides for "auto": on a terminal, unless the person said no. That
-// is a matter of the terminal and no setting of the agent, so NO_COLOR and TERM
-// are looked up here.
+// useColour decides for "auto": on a terminal, unless the person said no.
 func useColour(want string, out io.Writer) (bool, error) {
 	switch want {
 	case "always":
@@ -100,7 +99,7 @@ func useColour(want string, out io.Writer) (bool, error) {
 		return false, nil
 	case "auto":
 		f, ok := out.(*os.File)
-		if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+		if !ok || !config.Colour(nil) {
 			return false, nil
 		}
 		_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)

@@ -261,6 +261,17 @@ func readCapped(path string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
+// Colour tells whether the environment ("NAME=value"; nil for that of this process) leaves
+// colours to the terminal: NO_COLOR and a dumb TERM switch them off. It is no setting of the
+// agent, but of the person's terminal.
+func Colour(pairs []string) bool {
+	if pairs == nil {
+		pairs = processEnviron()
+	}
+	env := environ(pairs)
+	return env["NO_COLOR"] == "" && env["TERM"] != "dumb"
+}
+
 // environ indexes "NAME=value" pairs; as in a shell, the last one counts.
 func environ(pairs []string) map[string]string {
 	m := make(map[string]string, len(pairs))

@@ -24,6 +24,11 @@ func TestSanitize(t *testing.T) {
 		{"oracle.db", "SELECT a FROM t WHERE b = :1 AND c=:2 AND d = :name", same, "SELECT t"},
 		{"sqlite", `SELECT "id", "name" FROM "items" WHERE "items"."id" = ?1 AND "x" BETWEEN $a AND @b`, `SELECT "id", "name" FROM "items" WHERE "items"."id" = ?? AND "x" BETWEEN $a AND @b`, `SELECT "items"`},
 		{"sqlite", "INSERT INTO items(name, price) VALUES (?, ?)", same, "INSERT items"},
+		{"sqlite", "INSERT OR REPLACE INTO orders VALUES (?)", same, "INSERT orders"},
+		{"sqlite", "INSERT OR FAIL INTO abort VALUES (?)", same, "INSERT abort"},
+		{"sqlite", "UPDATE OR ROLLBACK orders SET a = ?", same, "UPDATE orders"},
+		{"mysql", "REPLACE INTO orders VALUES (?)", same, "REPLACE orders"},
+		{"postgresql", "CREATE OR REPLACE VIEW v AS SELECT a FROM t", same, "CREATE VIEW v SELECT t"},
 		{"postgresql", `INSERT INTO "items" ("name") VALUES ($1) ON CONFLICT ("name") DO UPDATE SET "name" = EXCLUDED."name" RETURNING "id"`, same, `INSERT "items"`},
 		// The examples of the semantic conventions.
 		{"postgresql", "SELECT *\nFROM   wuser_table\nWHERE  username = ?", same, "SELECT wuser_table"},

@@ -21,6 +21,9 @@ var objects = wordSet(`table index view database schema function procedure trigg
 var fillers = wordSet(`only lateral if not exists table into ignore low_priority quick delayed high_priority
 	concurrently from as or recursive overwrite`)
 
+// conflicts follow OR in SQLite's INSERT and UPDATE: INSERT OR REPLACE INTO t.
+var conflicts = wordSet(`replace rollback abort fail`)
+
 // level is the state inside one pair of parentheses.
 type level struct {
 	start  bool // a statement may begin here
@@ -132,7 +135,7 @@ func (s *summarizer) word(i int) int {
 		}
 	case s.keyword(i, w):
 	case s.target:
-		if fillers[w] {
+		if fillers[w] || conflicts[w] && precededBy(s.tokens, i, "or") {
 			return i
 		}
 		return s.name(i)
