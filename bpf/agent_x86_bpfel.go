@@ -25,13 +25,14 @@ const (
 	AgentCounterCOUNT_LOST_STASH_FULL      AgentCounter = 6
 	AgentCounterCOUNT_LOST_BACKED_OFF      AgentCounter = 7
 	AgentCounterCOUNT_LOST_UNKNOWN_PROCESS AgentCounter = 8
-	AgentCounterCOUNT_BAD_READ             AgentCounter = 9
-	AgentCounterCOUNT_CONTEXTS_FULL        AgentCounter = 10
-	AgentCounterCOUNT_LOGS_DROPPED         AgentCounter = 11
-	AgentCounterCOUNT_LOGS_RING_FULL       AgentCounter = 12
-	AgentCounterCOUNT_LOGS_RATE_LIMITED    AgentCounter = 13
-	AgentCounterCOUNT_SERIES_FULL          AgentCounter = 14
-	AgentCounterCOUNTERS                   AgentCounter = 15
+	AgentCounterCOUNT_REMOTE_LIMITED       AgentCounter = 9
+	AgentCounterCOUNT_BAD_READ             AgentCounter = 10
+	AgentCounterCOUNT_CONTEXTS_FULL        AgentCounter = 11
+	AgentCounterCOUNT_LOGS_DROPPED         AgentCounter = 12
+	AgentCounterCOUNT_LOGS_RING_FULL       AgentCounter = 13
+	AgentCounterCOUNT_LOGS_RATE_LIMITED    AgentCounter = 14
+	AgentCounterCOUNT_SERIES_FULL          AgentCounter = 15
+	AgentCounterCOUNTERS                   AgentCounter = 16
 )
 
 type AgentFrame struct {
@@ -58,28 +59,28 @@ type AgentGoString struct {
 }
 
 type AgentGoroutine struct {
-	_           structs.HostLayout
-	Goid        uint64
-	TraceId     [2]uint64
-	Context     uint64
-	Owner       uint64
-	RootId      uint64
-	RouteAt     uint64
-	Depth       uint32
-	Sampled     uint32
-	Tracestate  uint32
-	RouteLen    uint32
-	Random      uint32
-	StashMissed uint32
-	BackedOff   uint32
-	Pad         uint32
-	StashClaims [8]uint32
-	Frames      [4]AgentFrame
-	Stash       [8]AgentStashed
-	Headers     AgentHeaderValues
-	Map         AgentMapHeader
-	Route       [128]int8
-	Scratch     [512]uint8
+	_             structs.HostLayout
+	Goid          uint64
+	TraceId       [2]uint64
+	Context       uint64
+	Owner         uint64
+	RootId        uint64
+	RouteAt       uint64
+	Depth         uint32
+	Sampled       uint32
+	Tracestate    uint32
+	RouteLen      uint32
+	Random        uint32
+	StashMissed   uint32
+	BackedOff     uint32
+	RemoteLimited uint32
+	StashClaims   [8]uint32
+	Frames        [4]AgentFrame
+	Stash         [8]AgentStashed
+	Headers       AgentHeaderValues
+	Map           AgentMapHeader
+	Route         [128]int8
+	Scratch       [512]uint8
 }
 
 type AgentGoroutineKey struct {
@@ -236,17 +237,19 @@ type AgentPanicked struct {
 }
 
 type AgentProcess struct {
-	_             structs.HostLayout
-	Bias          uint64
-	Binary        uint32
-	Pad           uint32
-	Series        [4]uint32
-	LogNextNs     uint64
-	Panicked      uint64
-	KeepNextNs    uint64
-	KeepRefusedNs uint64
-	Counters      [15]uint64
-	Overflow      [4]AgentHistogram
+	_               structs.HostLayout
+	Bias            uint64
+	Binary          uint32
+	Pad             uint32
+	Series          [4]uint32
+	LogNextNs       uint64
+	Panicked        uint64
+	KeepNextNs      uint64
+	KeepRefusedNs   uint64
+	RemoteNextNs    uint64
+	RemoteRefusedNs uint64
+	Counters        [16]uint64
+	Overflow        [4]AgentHistogram
 }
 
 type AgentRecordHeader struct {
@@ -268,6 +271,14 @@ type AgentRecordKind uint32
 const (
 	AgentRecordKindRECORD_NONE AgentRecordKind = 0
 	AgentRecordKindRECORD_EXEC AgentRecordKind = 1
+)
+
+type AgentRemoteLimited uint32
+
+const (
+	AgentRemoteLimitedREMOTE_FREE    AgentRemoteLimited = 0
+	AgentRemoteLimitedREMOTE_REFUSED AgentRemoteLimited = 1
+	AgentRemoteLimitedREMOTE_PASSED  AgentRemoteLimited = 2
 )
 
 type AgentRuntimeLayout struct {
@@ -320,17 +331,19 @@ type AgentSeriesKey struct {
 }
 
 type AgentSettings struct {
-	_               structs.HostLayout
-	SampleThreshold uint64
-	SampleAll       uint32
-	Sampler         uint32
-	KeepSlowerNs    uint64
-	KeepIntervalNs  uint64
-	KeepBurstNs     uint64
-	LogIntervalNs   uint64
-	LogBurstNs      uint64
-	KeepErrors      uint32
-	MaxSeries       uint32
+	_                structs.HostLayout
+	SampleThreshold  uint64
+	SampleAll        uint32
+	Sampler          uint32
+	KeepSlowerNs     uint64
+	KeepIntervalNs   uint64
+	KeepBurstNs      uint64
+	LogIntervalNs    uint64
+	LogBurstNs       uint64
+	RemoteIntervalNs uint64
+	RemoteBurstNs    uint64
+	KeepErrors       uint32
+	MaxSeries        uint32
 }
 
 type AgentSiteKey struct {
@@ -343,18 +356,19 @@ type AgentSiteKey struct {
 type AgentSpanFlags uint32
 
 const (
-	AgentSpanFlagsSPAN_REMOTE_PARENT AgentSpanFlags = 1
-	AgentSpanFlagsSPAN_ABORTED       AgentSpanFlags = 2
-	AgentSpanFlagsSPAN_PANIC         AgentSpanFlags = 4
-	AgentSpanFlagsSPAN_GOEXIT        AgentSpanFlags = 8
-	AgentSpanFlagsSPAN_HIJACKED      AgentSpanFlags = 16
-	AgentSpanFlagsSPAN_TLS           AgentSpanFlags = 32
-	AgentSpanFlagsSPAN_TRUNCATED     AgentSpanFlags = 64
-	AgentSpanFlagsSPAN_KEPT_ERROR    AgentSpanFlags = 128
-	AgentSpanFlagsSPAN_KEPT_SLOW     AgentSpanFlags = 256
-	AgentSpanFlagsSPAN_KEPT_LIMITED  AgentSpanFlags = 512
-	AgentSpanFlagsSPAN_RANDOM        AgentSpanFlags = 1024
-	AgentSpanFlagsSPAN_CRASHED       AgentSpanFlags = 2048
+	AgentSpanFlagsSPAN_REMOTE_PARENT  AgentSpanFlags = 1
+	AgentSpanFlagsSPAN_ABORTED        AgentSpanFlags = 2
+	AgentSpanFlagsSPAN_PANIC          AgentSpanFlags = 4
+	AgentSpanFlagsSPAN_GOEXIT         AgentSpanFlags = 8
+	AgentSpanFlagsSPAN_HIJACKED       AgentSpanFlags = 16
+	AgentSpanFlagsSPAN_TLS            AgentSpanFlags = 32
+	AgentSpanFlagsSPAN_TRUNCATED      AgentSpanFlags = 64
+	AgentSpanFlagsSPAN_KEPT_ERROR     AgentSpanFlags = 128
+	AgentSpanFlagsSPAN_KEPT_SLOW      AgentSpanFlags = 256
+	AgentSpanFlagsSPAN_KEPT_LIMITED   AgentSpanFlags = 512
+	AgentSpanFlagsSPAN_RANDOM         AgentSpanFlags = 1024
+	AgentSpanFlagsSPAN_CRASHED        AgentSpanFlags = 2048
+	AgentSpanFlagsSPAN_REMOTE_LIMITED AgentSpanFlags = 4096
 )
 
 type AgentSqlBody struct {
@@ -560,6 +574,7 @@ const (
 	AgentVarReferToProcess          = "refer_to_process"
 	AgentVarReferToRecordHeader     = "refer_to_record_header"
 	AgentVarReferToRecordKind       = "refer_to_record_kind"
+	AgentVarReferToRemoteLimited    = "refer_to_remote_limited"
 	AgentVarReferToRuntimeLayout    = "refer_to_runtime_layout"
 	AgentVarReferToSampler          = "refer_to_sampler"
 	AgentVarReferToSeries           = "refer_to_series"
@@ -689,6 +704,7 @@ type AgentVariableSpecs struct {
 	ReferToProcess          *ebpf.VariableSpec `ebpf:"refer_to_process"`
 	ReferToRecordHeader     *ebpf.VariableSpec `ebpf:"refer_to_record_header"`
 	ReferToRecordKind       *ebpf.VariableSpec `ebpf:"refer_to_record_kind"`
+	ReferToRemoteLimited    *ebpf.VariableSpec `ebpf:"refer_to_remote_limited"`
 	ReferToRuntimeLayout    *ebpf.VariableSpec `ebpf:"refer_to_runtime_layout"`
 	ReferToSampler          *ebpf.VariableSpec `ebpf:"refer_to_sampler"`
 	ReferToSeries           *ebpf.VariableSpec `ebpf:"refer_to_series"`
@@ -804,6 +820,7 @@ type AgentVariables struct {
 	ReferToProcess          *ebpf.Variable `ebpf:"refer_to_process"`
 	ReferToRecordHeader     *ebpf.Variable `ebpf:"refer_to_record_header"`
 	ReferToRecordKind       *ebpf.Variable `ebpf:"refer_to_record_kind"`
+	ReferToRemoteLimited    *ebpf.Variable `ebpf:"refer_to_remote_limited"`
 	ReferToRuntimeLayout    *ebpf.Variable `ebpf:"refer_to_runtime_layout"`
 	ReferToSampler          *ebpf.Variable `ebpf:"refer_to_sampler"`
 	ReferToSeries           *ebpf.Variable `ebpf:"refer_to_series"`

@@ -31,6 +31,7 @@ enum span_flags {
 	SPAN_KEPT_LIMITED = 1 << 9, /* others like it were not kept, for there were too many */
 	SPAN_RANDOM = 1 << 10, /* the trace id is random: the W3C flag */
 	SPAN_CRASHED = 1 << 11, /* the process died of what its goroutine did */
+	SPAN_REMOTE_LIMITED = 1 << 12, /* other traces of callers were not sampled, for there were too many */
 };
 
 /* Begins every ring record. Times are CLOCK_MONOTONIC in ns. Ids are bytes in the
@@ -60,6 +61,7 @@ enum counter {
 	COUNT_LOST_STASH_FULL, /* children of a kept trace, more than are remembered */
 	COUNT_LOST_BACKED_OFF, /* spans were given up: the probes cost the app too much */
 	COUNT_LOST_UNKNOWN_PROCESS, /* begun before user space knew the process: Linux before 5.15 */
+	COUNT_REMOTE_LIMITED, /* not sampled though its caller's trace id says so: too many such */
 	COUNT_BAD_READ, /* the span was kept, a text of it could not be read */
 	COUNT_CONTEXTS_FULL, /* children on other goroutines cannot find this parent */
 	COUNT_LOGS_DROPPED, /* writes to standard error, for any of the reasons that follow */
@@ -111,6 +113,8 @@ struct process {
 	u64 panicked; /* handlers whose panic the server has recovered */
 	u64 keep_next_ns; /* of the limit of kept traces: when the next one is due */
 	u64 keep_refused_ns; /* when one was refused last */
+	u64 remote_next_ns; /* the same of the limit of sampled traces that callers began */
+	u64 remote_refused_ns;
 	u64 counters[COUNTERS];
 	struct histogram overflow[METRICS];
 };
@@ -131,6 +135,8 @@ struct settings {
 	u64 keep_burst_ns; /* how far ahead of the average they may come */
 	u64 log_interval_ns; /* between lines of a process, on average; 0: no limit */
 	u64 log_burst_ns; /* how far ahead of the average they may come */
+	u64 remote_interval_ns; /* between sampled traces of a process that callers began */
+	u64 remote_burst_ns; /* how far ahead of the average they may come */
 	u32 keep_errors; /* keep traces whose local root failed */
 	u32 max_series; /* of one metric and process */
 };

@@ -206,6 +206,7 @@ static __always_inline struct goroutine *goroutine_add(const struct probe *p,
 	g->root_id = 0;
 	g->stash_missed = 0;
 	g->backed_off = 0;
+	g->remote_limited = REMOTE_FREE;
 	__builtin_memset(g->stash_claims, 0, sizeof(g->stash_claims));
 	table_publish(e, p->goroutine);
 	return g;

@@ -59,6 +59,13 @@ struct stashed {
 	u64 body[STASH_BODY];
 };
 
+/* What the limit of traces that callers began makes of a trace. */
+enum remote_limited {
+	REMOTE_FREE,
+	REMOTE_REFUSED, /* not sampled because of it */
+	REMOTE_PASSED, /* sampled, while others like it are not */
+};
+
 /* The open spans of one goroutine, innermost last. All belong to one trace. */
 struct goroutine {
 	u64 goid; /* a g struct is used again for other goroutines */
@@ -74,7 +81,7 @@ struct goroutine {
 	u32 random; /* the trace id is random */
 	u32 stash_missed; /* children for which there was no room */
 	u32 backed_off; /* the trace is not sampled because spans are given up */
-	u32 pad;
+	u32 remote_limited; /* enum remote_limited */
 	u32 stash_claims[MAX_STASHED]; /* taken as in table.h: children may be elsewhere */
 	struct frame frames[MAX_FRAMES];
 	struct stashed stash[MAX_STASHED];

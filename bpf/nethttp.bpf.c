@@ -117,7 +117,9 @@ int nethttp_server_begin(struct pt_regs *ctx)
 	}
 	context = *(u64 *)&g->scratch[(l->request_ctx + 8) & (SCRATCH_SIZE - 8)];
 	parent_id = nethttp_remote_parent(g, request_string(g->scratch, l->request_header).ptr, rt);
-	if (!parent_id)
+	if (parent_id)
+		trace_limit_remote(&p, g);
+	else
 		trace_new(g, rt);
 	f = span_push(&p, g, RECORD_HTTP_SERVER, parent_id);
 	if (!f)

@@ -68,12 +68,59 @@ static __always_inline void trace_new(struct goroutine *g, const struct runtime_
 	trace_decide(g, rt, false, 0);
 }
 
-/* For 10 s after the limit has refused a trace nobody can count on all being kept. */
+/* For 10 s after a limit has refused a trace nobody can count on all being there. */
+static __always_inline bool refused_lately(u64 refused, u64 now)
+{
+	return refused && now - refused < 10000000000ULL;
+}
+
+/* A limit on average and burst: a schedule of when the next one is due. Two CPUs that
+ * meet here may pass one too many. */
+static __always_inline bool schedule_take(u64 *next, u64 now, u64 interval, u64 burst)
+{
+	u64 due = *next;
+
+	if (due > now + burst)
+		return false;
+	*next = (due > now ? due : now) + interval;
+	return true;
+}
+
+/* Whoever can reach a service can send it trace ids that are always sampled, or flags
+ * that say so: a process samples only so many traces a second that callers began. Where
+ * all are sampled anyway, nothing is limited. Called after trace_decide. */
+static __always_inline void trace_limit_remote(const struct probe *p, struct goroutine *g)
+{
+	struct settings *s = settings_get();
+	struct process *process;
+	u64 now;
+
+	if (!g->sampled || !s || s->sample_all)
+		return;
+	process = process_of(p);
+	if (!process)
+		return;
+	now = bpf_ktime_get_ns();
+	if (!schedule_take(&process->remote_next_ns, now, s->remote_interval_ns,
+			   s->remote_burst_ns)) {
+		process->remote_refused_ns = now;
+		g->remote_limited = REMOTE_REFUSED;
+		g->sampled = 0;
+	} else if (refused_lately(process->remote_refused_ns, now)) {
+		g->remote_limited = REMOTE_PASSED;
+	}
+}
+
+/* The flags that all spans of a trace have. */
+static __always_inline u32 trace_flags(const struct goroutine *g)
+{
+	return (g->random ? SPAN_RANDOM : 0) |
+	       (g->remote_limited == REMOTE_PASSED ? SPAN_REMOTE_LIMITED : 0);
+}
+
 static __always_inline u32 keep_limited(const struct process *process, u64 now)
 {
-	u64 refused = process->keep_refused_ns;
-
-	return refused && now - refused < 10000000000ULL ? SPAN_KEPT_LIMITED : 0;
+	return refused_lately(process->keep_refused_ns, now) ? SPAN_KEPT_LIMITED : 0;
 }
 
 /* Whether a trace that is not sampled is kept all the same, by how its local root
@@ -82,7 +129,7 @@ static __always_inline u32 keep_reason(struct process *process, const struct gor
 				       bool failed, u64 ns)
 {
 	struct settings *s = settings_get();
-	u64 now, due;
+	u64 now;
 	u32 flag = 0;
 
 	if (!s || g->backed_off)
@@ -93,14 +140,11 @@ static __always_inline u32 keep_reason(struct process *process, const struct gor
 		flag = SPAN_KEPT_SLOW;
 	if (!flag)
 		return 0;
-	/* A limit on average and burst. Two CPUs that meet here may pass one too many. */
 	now = bpf_ktime_get_ns();
-	due = process->keep_next_ns;
-	if (due > now + s->keep_burst_ns) {
+	if (!schedule_take(&process->keep_next_ns, now, s->keep_interval_ns, s->keep_burst_ns)) {
 		process->keep_refused_ns = now;
 		return 0;
 	}
-	process->keep_next_ns = (due > now ? due : now) + s->keep_interval_ns;
 	return flag | keep_limited(process, now);
 }
 

@@ -88,6 +88,7 @@ static __always_inline struct frame *span_begin_child(const struct probe *p,
 			g->trace_id[1] = owner->trace_id[1];
 			g->sampled = owner->sampled;
 			g->backed_off = owner->backed_off;
+			g->remote_limited = owner->remote_limited;
 			g->random = owner->random;
 			g->root_id = owner->root_id;
 			g->owner = owner_address;
@@ -133,7 +134,7 @@ static __always_inline void record_fill(struct record_header *r, const struct pr
 {
 	r->kind = f->kind;
 	r->tgid = p->tgid;
-	r->flags = f->flags | (g->random ? SPAN_RANDOM : 0);
+	r->flags = f->flags | trace_flags(g);
 	r->binary = p->binary;
 	r->start_ns = f->start_ns;
 	r->end_ns = end_ns;
@@ -196,10 +197,22 @@ static __always_inline bool span_is_local_root(const struct goroutine *g, const 
 	return g->root_id == f->span_id;
 }
 
-/* Counts a span that is not sampled, by the reason for that. */
+/* Counts spans of a trace that is not sampled, by the reason for that. */
+static __always_inline void count_unsampled_n(struct process *process, const struct goroutine *g,
+					      u64 n)
+{
+	enum counter c = COUNT_SAMPLED_OUT;
+
+	if (g->backed_off)
+		c = COUNT_LOST_BACKED_OFF;
+	else if (g->remote_limited == REMOTE_REFUSED)
+		c = COUNT_REMOTE_LIMITED;
+	count_in(process, c, n);
+}
+
 static __always_inline void count_unsampled(struct process *process, const struct goroutine *g)
 {
-	count_in(process, g->backed_off ? COUNT_LOST_BACKED_OFF : COUNT_SAMPLED_OUT, 1);
+	count_unsampled_n(process, g, 1);
 }
 
 /* Remembers an ended child until its local root ends; body is STASH_BODY words. False:

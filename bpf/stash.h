@@ -31,7 +31,7 @@ static __noinline int stash_emit(struct process *process, struct goroutine *g, u
 	}
 	r->header.kind = s->kind;
 	r->header.tgid = p->tgid;
-	r->header.flags = s->flags | keep | (g->random ? SPAN_RANDOM : 0);
+	r->header.flags = s->flags | keep | trace_flags(g);
 	r->header.binary = p->binary;
 	r->header.start_ns = s->start_ns;
 	r->header.end_ns = s->end_ns;
@@ -69,7 +69,7 @@ static __always_inline void stash_settle(const struct probe *p, struct process *
 		count_in(process, COUNT_LOST_STASH_FULL, g->stash_missed);
 	else
 		forgotten += g->stash_missed;
-	count_in(process, COUNT_SAMPLED_OUT, forgotten);
+	count_unsampled_n(process, g, forgotten);
 }
 
 #endif

@@ -56,6 +56,8 @@ func TestE2E(t *testing.T) {
 	t.Run("bad", e.testBadInput)
 	t.Run("privileges", e.testPrivileges)
 	t.Run("doctor", e.testDoctor)
+	t.Run("remote limit", e.testRemoteLimit)
+	t.Run("limited threshold", e.testLimitedThreshold)
 	t.Run("metrics", e.testMetrics)
 }
 

@@ -45,7 +45,7 @@ func probeOptions(cfg config.Config) (probes.Options, error) {
 		Sampling: probes.Sampling{
 			Rate: cfg.Traces.SampleRate, Sampler: cfg.Traces.Sampler,
 			KeepErrors: cfg.Traces.KeepErrors, KeepSlowerThan: cfg.Traces.KeepSlowerThan,
-			KeepLimit: cfg.Traces.KeepLimit,
+			KeepLimit: cfg.Traces.KeepLimit, RemoteLimit: cfg.Traces.RemoteLimit,
 		},
 		Version:         readVersion().Version,
 		RingSize:        int(cfg.Probes.RingSize),

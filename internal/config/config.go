@@ -108,6 +108,7 @@ type Traces struct {
 	KeepErrors     bool          `koanf:"keep_errors"`      // keep traces whose local root failed
 	KeepSlowerThan time.Duration `koanf:"keep_slower_than"` // and those that took longer; 0 is off
 	KeepLimit      int           `koanf:"keep_limit"`       // of such traces, a second and process
+	RemoteLimit    int           `koanf:"remote_limit"`     // of sampled traces that callers began, likewise
 }
 
 // Metrics says how metrics are exported. They are never sampled.
@@ -155,7 +156,7 @@ func Default() Config {
 			SpoolDir:    DefaultSpoolDir,
 			SpoolSize:   512 << 20,
 		},
-		Traces:  Traces{SampleRate: 1, Sampler: SamplerRatio, KeepErrors: true, KeepLimit: 100},
+		Traces:  Traces{SampleRate: 1, Sampler: SamplerRatio, KeepErrors: true, KeepLimit: 100, RemoteLimit: 1000},
 		Metrics: Metrics{Interval: time.Minute, MaxSeries: 2000},
 		Logs:    Logs{Export: true, Level: severityInfo, Rate: 1000, Burst: 5000},
 		Probes:  Probes{RingSize: 4 << 20, MaxInFlight: 8192},

@@ -212,6 +212,7 @@ var counterNames = [bpf.AgentCounterCOUNTERS]string{
 	bpf.AgentCounterCOUNT_LOST_STASH_FULL:      "stash_full",
 	bpf.AgentCounterCOUNT_LOST_BACKED_OFF:      "backed_off",
 	bpf.AgentCounterCOUNT_LOST_UNKNOWN_PROCESS: "unknown_process",
+	bpf.AgentCounterCOUNT_REMOTE_LIMITED:       "remote_limited",
 	bpf.AgentCounterCOUNT_BAD_READ:             "bad_read",
 	bpf.AgentCounterCOUNT_CONTEXTS_FULL:        "contexts_full",
 	bpf.AgentCounterCOUNT_LOGS_RING_FULL:       "logs_ring_full",

@@ -106,7 +106,7 @@ func (d *decoding) thresholdOf(span *event.Span, flags bpf.AgentSpanFlags) strin
 	switch {
 	case root && !limited && d.keepErrors && span.Status == codes.Error:
 		return "0"
-	case kept != "":
+	case kept != "", flags&bpf.AgentSpanFlagsSPAN_REMOTE_LIMITED != 0:
 		return ""
 	}
 	return d.threshold

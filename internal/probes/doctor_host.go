@@ -144,8 +144,8 @@ func checkPIDNamespace() Check {
 func checkFeatures() []Check {
 	uprobeMulti := feature("uprobe_multi", features.HaveBPFLinkUprobeMulti(), checkLimited,
 		"probes are perf events: one link for each site, and CAP_SYS_ADMIN")
-	cookies := feature("attach cookies", features.HaveProgramHelper(ebpf.Kprobe, asm.FnGetAttachCookie), checkFailed,
-		"use Linux 5.15 or later")
+	cookies := feature("attach cookies", features.HaveProgramHelper(ebpf.Kprobe, asm.FnGetAttachCookie), checkLimited,
+		"each hit looks its site up, and what a process does before the agent has seen it is lost; Linux 5.15 has them")
 	ring := feature("ring buffer", features.HaveMapType(ebpf.RingBuf), checkFailed, "use Linux 5.8 or later")
 	return []Check{ring, cookies, uprobeMulti}
 }

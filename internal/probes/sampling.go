@@ -26,11 +26,16 @@ type Sampling struct {
 	KeepErrors     bool          // keep what the sampler does not, if its local root failed
 	KeepSlowerThan time.Duration // or took longer; 0: off
 	KeepLimit      int           // how many such traces a second and process; 0: 100
+
+	// RemoteLimit is how many traces a second and process are sampled whose ids callers
+	// chose, at a rate below 1; 0: 1000.
+	RemoteLimit int
 }
 
 const (
-	defaultKeepLimit = 100
-	keepBurst        = time.Second // of kept traces may come at once
+	defaultKeepLimit   = 100
+	defaultRemoteLimit = 1000
+	limitBurst         = time.Second // of limited traces may come at once
 )
 
 // settings is what the programs are told.
@@ -55,13 +60,18 @@ func (s Sampling) settings() (bpf.AgentSettings, error) {
 	if s.KeepErrors {
 		out.KeepErrors = 1
 	}
-	limit := s.KeepLimit
-	if limit <= 0 {
-		limit = defaultKeepLimit
-	}
-	out.KeepIntervalNs = uint64(time.Second) / uint64(limit)
-	out.KeepBurstNs = uint64(keepBurst)
+	out.KeepIntervalNs, out.KeepBurstNs = limitOf(s.KeepLimit, defaultKeepLimit)
+	out.RemoteIntervalNs, out.RemoteBurstNs = limitOf(s.RemoteLimit, defaultRemoteLimit)
 	return out, nil
+}
+
+// limitOf is a limit a second as the programs have it: the time between two, and how
+// far ahead of that they may come.
+func limitOf(limit, otherwise int) (interval, burst uint64) {
+	if limit <= 0 {
+		limit = otherwise
+	}
+	return uint64(time.Second) / uint64(limit), uint64(limitBurst)
 }
 
 // sampleBound is round(rate·2⁶⁴), as Python computes it: exactly. A trace is kept if the
