@@ -59,6 +59,8 @@ func TestE2E(t *testing.T) {
 	t.Run("remote limit", e.testRemoteLimit)
 	t.Run("limited threshold", e.testLimitedThreshold)
 	t.Run("metrics", e.testMetrics)
+	t.Run("crash", e.testCrash)
+	t.Run("second", e.testSecondAgent)
 }
 
 const shopDir = "../../scripts/shop"
@@ -270,7 +272,7 @@ func newWatcherOf(t *testing.T, seen *observer.Observer) (*watcher, []string) {
 	sink := httptest.NewServer(seen.Handler())
 	t.Cleanup(sink.Close)
 	return &watcher{seen: seen, status: "http://" + freeAddress(t)},
-		[]string{"PLAIN_CLOUD_SPOOL_DIR=off", "PLAIN_CLOUD_EXPORT_TOKEN=" + testToken, "PLAIN_CLOUD_EXPORT_URL=" + sink.URL}
+		[]string{"PLAIN_CLOUD_SPOOL_DIR=off", "PLAIN_AGENT_STATE_DIR=off", "PLAIN_CLOUD_EXPORT_TOKEN=" + testToken, "PLAIN_CLOUD_EXPORT_URL=" + sink.URL}
 }
 
 const testToken = "e2e-Token-that-must-not-be-seen"

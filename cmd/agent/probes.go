@@ -7,8 +7,8 @@ import (
 	"go.opentelemetry.io/otel/log"
 
 	"github.com/plainframework/agent/internal/config"
+	"github.com/plainframework/agent/internal/export"
 	"github.com/plainframework/agent/internal/probes"
-	"github.com/plainframework/agent/internal/probes/event"
 	"github.com/plainframework/agent/internal/probes/logtext"
 )
 
@@ -24,11 +24,12 @@ type prober interface {
 }
 
 // startProbes attaches to the targets of cfg.
-func startProbes(cfg config.Config, sink event.Sink, logger *slog.Logger) (prober, error) {
+func startProbes(cfg config.Config, state *probes.State, sink *export.Pipeline, logger *slog.Logger) (prober, error) {
 	options, err := probeOptions(cfg)
 	if err != nil {
 		return nil, err
 	}
+	options.State, options.Handed = state, sink.Handed
 	agent, err := probes.New(options, sink, logger)
 	if err != nil {
 		return nil, err

@@ -16,7 +16,7 @@ import (
 
 	"github.com/plainframework/agent/internal/config"
 	"github.com/plainframework/agent/internal/export"
-	"github.com/plainframework/agent/internal/probes/event"
+	"github.com/plainframework/agent/internal/probes"
 )
 
 // Limits of the way down: the whole agent has 10 s from the signal to its end.
@@ -47,7 +47,10 @@ func newRunCommand() *cobra.Command {
 			defer stop()
 			// After the first signal the second one ends the agent at once.
 			context.AfterFunc(ctx, stop)
-			r := runner{cfg: cfg, logger: newLogger(cmd.ErrOrStderr(), cfg.Agent), startProbes: startProbes}
+			r := runner{
+				cfg: cfg, logger: newLogger(cmd.ErrOrStderr(), cfg.Agent),
+				openState: probes.OpenState, startProbes: startProbes,
+			}
 			return r.run(ctx)
 		},
 	}
@@ -72,7 +75,8 @@ func newLogger(w io.Writer, a config.Agent) *slog.Logger {
 type runner struct {
 	cfg         config.Config
 	logger      *slog.Logger
-	startProbes func(config.Config, event.Sink, *slog.Logger) (prober, error)
+	openState   func(dir string, logger *slog.Logger) (*probes.State, error)
+	startProbes func(config.Config, *probes.State, *export.Pipeline, *slog.Logger) (prober, error)
 	listening   func(addr string) // told the status address; for tests
 
 	started time.Time
@@ -137,12 +141,22 @@ func (r *runner) idle() {
 
 // export builds the stages from the last to the first, runs them until ctx
 // ends or one breaks, and stops them from the first to the last.
-func (r *runner) export(ctx context.Context, statusFailed <-chan error) error {
+func (r *runner) export(ctx context.Context, statusFailed <-chan error) (err error) {
 	tuneMemory(r.cfg)
 	version := readVersion()
+	state, err := r.openState(r.cfg.Agent.StateDir, r.logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, state.Close()) }()
 	pipeline, err := export.New(r.cfg, r.logger, export.WithResource([]attribute.KeyValue{
 		attribute.String("service.name", "plain-agent"),
 		attribute.String("service.version", version.String()),
+	}), export.WithBook(func(signal int) export.Memory {
+		if memory := state.Book(signal); memory != nil {
+			return memory
+		}
+		return nil
 	}))
 	if err != nil {
 		return err
@@ -154,11 +168,11 @@ func (r *runner) export(ctx context.Context, statusFailed <-chan error) error {
 	// nobody has shut down.
 	defer func() { stopSending(); <-sending }()
 
-	probes, err := r.startProbes(r.cfg, pipeline, r.logger)
+	prober, err := r.startProbes(r.cfg, state, pipeline, r.logger)
 	if err != nil {
 		return errors.Join(err, pipeline.Shutdown(context.WithoutCancel(ctx)))
 	}
-	r.stages.Store(&stages{probes: probes, export: pipeline})
+	r.stages.Store(&stages{probes: prober, export: pipeline})
 	r.setState(stateActive)
 	releaseStartup()
 	r.logger.Info("agent runs", "version", version.String(), "status", r.cfg.Agent.Status)
@@ -166,7 +180,7 @@ func (r *runner) export(ctx context.Context, statusFailed <-chan error) error {
 	probing, stopProbing := context.WithCancel(ctx)
 	defer stopProbing()
 	probed := make(chan error, 1)
-	go func() { probed <- probes.Run(probing) }()
+	go func() { probed <- prober.Run(probing) }()
 	select {
 	case <-ctx.Done():
 	case err = <-probed:
@@ -177,18 +191,23 @@ func (r *runner) export(ctx context.Context, statusFailed <-chan error) error {
 	case err = <-statusFailed:
 	}
 	stopProbing()
-	return errors.Join(err, r.shutdown(probes, probed, pipeline))
+	stopped, stopErr := r.shutdown(prober, probed, pipeline)
+	if stopped {
+		state.Release()
+	}
+	return errors.Join(err, stopErr)
 }
 
-// shutdown stops the probes, waits for what they still hand over, and flushes.
-func (r *runner) shutdown(probes prober, probed <-chan error, pipeline *export.Pipeline) error {
+// shutdown stops the probes, waits for what they still hand over, and flushes. Unless the
+// probes did not stop, all that they saw is exported, spooled or counted as lost then.
+func (r *runner) shutdown(prober prober, probed <-chan error, pipeline *export.Pipeline) (stopped bool, err error) {
 	r.setState(stateStopped)
 	ctx, cancel := context.WithTimeout(context.Background(), stopAll)
 	defer cancel()
 	var errs []error
 	select {
 	case err := <-probed:
-		errs = append(errs, err, probes.Close())
+		errs, stopped = append(errs, err, prober.Close()), true
 	case <-time.After(stopProbes):
 		// Not closed: Run still uses it. The kernel detaches everything when
 		// the process ends.
@@ -202,7 +221,7 @@ func (r *runner) shutdown(probes prober, probed <-chan error, pipeline *export.P
 			r.logger.Info("exported", "signal", name, "received", s.Received, "exported", s.Exported, "spooled", s.Spooled, "lost", s.LostTotal())
 		}
 	}
-	return errors.Join(errs...)
+	return stopped, errors.Join(errs...)
 }
 
 func (r *runner) setState(s string) { r.state.Store(&s) }

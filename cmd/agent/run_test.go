@@ -19,7 +19,9 @@ import (
 	"time"
 
 	"github.com/plainframework/agent/internal/config"
+	"github.com/plainframework/agent/internal/export"
 	"github.com/plainframework/agent/internal/observer"
+	"github.com/plainframework/agent/internal/probes"
 	"github.com/plainframework/agent/internal/probes/event"
 )
 
@@ -98,7 +100,8 @@ func newTestRun(t *testing.T, change func(*config.Config)) *testRun {
 	}
 	r.logger = slog.New(slog.NewTextHandler(r, nil))
 	r.listening = func(addr string) { r.addr <- addr }
-	r.startProbes = func(_ config.Config, sink event.Sink, _ *slog.Logger) (prober, error) {
+	r.openState = func(string, *slog.Logger) (*probes.State, error) { return nil, nil }
+	r.startProbes = func(_ config.Config, _ *probes.State, sink *export.Pipeline, _ *slog.Logger) (prober, error) {
 		r.started++
 		r.probes.sink = sink
 		return r.probes, nil
@@ -281,8 +284,8 @@ func TestRunErrors(t *testing.T) {
 	}
 }
 
-func failing(err error) func(config.Config, event.Sink, *slog.Logger) (prober, error) {
-	return func(config.Config, event.Sink, *slog.Logger) (prober, error) { return nil, err }
+func failing(err error) func(config.Config, *probes.State, *export.Pipeline, *slog.Logger) (prober, error) {
+	return func(config.Config, *probes.State, *export.Pipeline, *slog.Logger) (prober, error) { return nil, err }
 }
 
 func TestGivenFlags(t *testing.T) {

@@ -25,6 +25,13 @@ const (
 	SpoolOff        = "off"
 )
 
+// The state of the kernel's side is where BPF programs of others are, unless it is
+// switched off.
+const (
+	DefaultStateDir = "/sys/fs/bpf/plain-agent"
+	StateOff        = "off"
+)
+
 // Config is every setting of the agent. Read it with [Load]; the zero value is
 // not usable, [Default] is.
 type Config struct {
@@ -137,6 +144,7 @@ type Probes struct {
 // Agent is about the agent itself.
 type Agent struct {
 	Status    string `koanf:"status"`     // address of /healthz, /readyz, /status; "" for none
+	StateDir  string `koanf:"state_dir"`  // in a BPF filesystem, for what outlives a crash; StateOff for none
 	LogLevel  string `koanf:"log_level"`  // debug, info, warn, error
 	LogFormat string `koanf:"log_format"` // text or json
 }
@@ -160,7 +168,7 @@ func Default() Config {
 		Metrics: Metrics{Interval: time.Minute, MaxSeries: 2000},
 		Logs:    Logs{Export: true, Level: severityInfo, Rate: 1000, Burst: 5000},
 		Probes:  Probes{RingSize: 4 << 20, MaxInFlight: 8192},
-		Agent:   Agent{Status: "127.0.0.1:4319", LogLevel: "info", LogFormat: "text"},
+		Agent:   Agent{Status: "127.0.0.1:4319", StateDir: DefaultStateDir, LogLevel: "info", LogFormat: "text"},
 	}
 }
 

@@ -135,7 +135,7 @@ metrics:
   max_series: 5
 logs: {export: false, level: 40, rate: 0, burst: 10, redact: ['x+']}
 probes: {ring_size: 1MiB, max_in_flight: 128, max_overhead: 2 %}
-agent: {status: "", log_level: debug, log_format: json}
+agent: {status: "", state_dir: /sys/fs/bpf/x, log_level: debug, log_format: json}
 `)
 	cfg, err := Load(Sources{File: file, Environ: []string{}})
 	if err != nil {
@@ -151,7 +151,7 @@ agent: {status: "", log_level: debug, log_format: json}
 		Metrics: Metrics{Interval: 10 * time.Second, Rename: map[string]string{"db.client.operation.duration": "db.client.query.duration"}, MaxSeries: 5},
 		Logs:    Logs{Level: 17, Burst: 10, Redact: []string{"x+"}},
 		Probes:  Probes{RingSize: 1 << 20, MaxInFlight: 128, MaxOverhead: 0.02},
-		Agent:   Agent{LogLevel: "debug", LogFormat: "json"},
+		Agent:   Agent{StateDir: "/sys/fs/bpf/x", LogLevel: "debug", LogFormat: "json"},
 		origin:  cfg.origin,
 	}
 	if !reflect.DeepEqual(cfg, want) {

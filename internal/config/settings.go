@@ -64,6 +64,7 @@ var Settings = []Setting{
 	{"probes.max_overhead", "PLAIN_CLOUD_MAX_OVERHEAD", "", "give up spans where the agent costs a target more CPU", "a percentage such as 2%, or off"},
 
 	{"agent.status", "PLAIN_AGENT_STATUS", "status", "address of /healthz, /readyz and /status, \"\" for none", "HOST:PORT such as 127.0.0.1:4319, or empty"},
+	{"agent.state_dir", "PLAIN_AGENT_STATE_DIR", "", "directory of BPF maps that outlive a crash, or off", "an absolute path, or off"},
 	{"agent.log_level", "PLAIN_AGENT_LOG_LEVEL", "log-level", "level of the agent's own log", "debug, info, warn or error"},
 	{"agent.log_format", "PLAIN_AGENT_LOG_FORMAT", "log-format", "format of the agent's own log", "text or json"},
 }

@@ -53,6 +53,7 @@ func (c *Config) problems(skip map[string]bool) []error {
 	k.must(between(p.MaxInFlight, 16, 1<<24), "probes.max_in_flight", p.MaxInFlight)
 
 	k.must(c.Agent.Status == "" || isHostPort(c.Agent.Status), "agent.status", c.Agent.Status)
+	k.must(c.Agent.StateDir == StateOff || filepath.IsAbs(c.Agent.StateDir), "agent.state_dir", c.Agent.StateDir)
 	k.must(slices.Contains([]string{"debug", "info", "warn", "error"}, c.Agent.LogLevel), "agent.log_level", c.Agent.LogLevel)
 	k.must(slices.Contains([]string{"text", "json"}, c.Agent.LogFormat), "agent.log_format", c.Agent.LogFormat)
 	return k.errs

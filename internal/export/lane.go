@@ -17,6 +17,9 @@ const firstDelay = 50 * time.Millisecond
 type parcel struct {
 	items int
 	bytes int64
+	again bool // if the agent is killed, the items are collected again
+	// settled, if set, is called when the parcel has left.
+	settled func()
 	// upload sends the parcel and fills in what the receipt does not know.
 	upload func(context.Context, *receipt)
 }
@@ -46,6 +49,12 @@ type lane struct {
 	spooled, restored          int64
 	bytes                      int64
 	lost                       losses
+
+	fresh      int64 // of received: those that were not found in the spool
+	again      int64 // of queued: those of parcels that are again
+	unsettled  int64 // items of collections that are not settled
+	maybeTwice int64 // of earlier runs
+	book       *book // where all of this outlives the agent; nil: nowhere
 }
 
 func newLane(s signal, limit int64, delay time.Duration, workers int) *lane {
@@ -62,17 +71,29 @@ func (l *lane) admit() bool {
 		return false
 	}
 	l.received++
+	l.fresh++
 	return true
 }
 
 // refuse counts items that do not enter. The caller holds mu.
 func (l *lane) refuse(items int) {
 	l.received += int64(items)
+	l.fresh += int64(items)
 	if l.closed {
 		l.lost[lostShutdown] += int64(items)
 		return
 	}
 	l.lost[lostQueueFull] += int64(items)
+}
+
+// keep writes the ledger where it outlives the agent.
+func (l *lane) keep() {
+	if l.book == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.book.write(l)
 }
 
 // entered accounts for an admitted item that takes so many bytes, and sees to
@@ -217,16 +238,23 @@ func (l *lane) waits() bool {
 // when it did.
 func (l *lane) settle(p parcel, o outcome) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	left := int64(p.items) - o.spooled
 	l.queued -= left
 	l.bytes -= p.bytes
-	l.book(left, o.lost)
+	if p.again {
+		l.again -= int64(p.items)
+	}
+	l.account(left, o.lost)
+	l.book.write(l)
+	l.mu.Unlock()
+	if p.settled != nil {
+		p.settled()
+	}
 }
 
-// book adds items that have left to the exported and the lost. The caller holds
+// account adds items that have left to the exported and the lost. The caller holds
 // mu.
-func (l *lane) book(items int64, lost losses) {
+func (l *lane) account(items int64, lost losses) {
 	for r, n := range lost {
 		l.lost[r] += n
 	}
@@ -237,9 +265,11 @@ func (l *lane) book(items int64, lost losses) {
 func (l *lane) restore(items int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.received += items
 	l.restored += items
 	l.spooled += items
+	unknown := l.book.inherit(l, items)
+	l.received += unknown
+	l.book.write(l)
 }
 
 // toSpool moves items from the queue's side of the ledger to the spool's.
@@ -248,6 +278,7 @@ func (l *lane) toSpool(items int64) {
 	defer l.mu.Unlock()
 	l.queued -= items
 	l.spooled += items
+	l.book.write(l)
 }
 
 // fromSpool books a record that was sent from the spool; a part of it may have
@@ -257,7 +288,8 @@ func (l *lane) fromSpool(items int, o outcome) {
 	defer l.mu.Unlock()
 	left := int64(items) - o.spooled
 	l.spooled -= left
-	l.book(left, o.lost)
+	l.account(left, o.lost)
+	l.book.write(l)
 }
 
 // dropSpooled books items that the spool has lost.
@@ -266,6 +298,7 @@ func (l *lane) dropSpooled(r reason, items int64) {
 	defer l.mu.Unlock()
 	l.spooled -= items
 	l.lost[r] += items
+	l.book.write(l)
 }
 
 func (l *lane) stats() SignalStats {
@@ -274,7 +307,7 @@ func (l *lane) stats() SignalStats {
 	s := SignalStats{
 		Received: l.received, Exported: l.exported,
 		Queued: l.queued, QueuedBytes: l.bytes,
-		Spooled: l.spooled, Restored: l.restored, Lost: make(map[string]int64),
+		Spooled: l.spooled, Restored: l.restored, MaybeTwice: l.maybeTwice, Lost: make(map[string]int64),
 	}
 	for r, n := range l.lost {
 		if n != 0 {

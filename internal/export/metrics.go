@@ -52,9 +52,13 @@ func newMetricExport(cfg config.Config, url string, hc *http.Client, agent []att
 	}
 }
 
-// add builds the requests and queues them.
-func (e *metricExport) add(histograms []event.Histogram, numbers []event.Number) int {
+// add builds the requests and queues them. If settled is not nil, it is called when all
+// of them have left, and the points are collected again if the agent is killed before.
+func (e *metricExport) add(histograms []event.Histogram, numbers []event.Number, settled func()) int {
 	b := metricBuilder{export: e}
+	if settled != nil {
+		b.round = &round{export: e, settled: settled, parcels: 1} // this one is the builder's own
+	}
 	for i := range histograms {
 		if h := &histograms[i]; total(h.Counts) > 0 { // else it gained nothing
 			b.histogram(h)
@@ -64,12 +68,54 @@ func (e *metricExport) add(histograms []event.Histogram, numbers []event.Number)
 		b.number(&numbers[i])
 	}
 	b.finish()
+	b.round.left()
 	return b.accepted
+}
+
+// round is one collection on its way. A nil round is one that nobody waits for.
+type round struct {
+	export  *metricExport
+	settled func()
+
+	// Guarded by lane.mu.
+	parcels, points int
+}
+
+// entered is told of a parcel. The caller holds mu.
+func (r *round) entered(points int) {
+	if r == nil {
+		return
+	}
+	r.parcels++
+	r.points += points
+	r.export.again += int64(points)
+	r.export.unsettled += int64(points)
+}
+
+// left is told when a parcel has left, and settles the collection with the last one. Only
+// then nothing of it is sent again after a crash.
+func (r *round) left() {
+	if r == nil {
+		return
+	}
+	r.export.mu.Lock()
+	r.parcels--
+	last := r.parcels == 0
+	r.export.mu.Unlock()
+	if !last {
+		return
+	}
+	r.settled()
+	r.export.mu.Lock()
+	defer r.export.mu.Unlock()
+	r.export.unsettled -= int64(r.points)
+	r.export.book.write(r.export.lane)
 }
 
 // metricBuilder groups points by process, scope and metric.
 type metricBuilder struct {
 	export   *metricExport
+	round    *round
 	accepted int
 
 	points    int
@@ -223,18 +269,24 @@ func (b *metricBuilder) finish() {
 	defer e.mu.Unlock()
 	if err != nil {
 		e.received += int64(points)
+		e.fresh += int64(points)
 		e.lost[lostEncode] += int64(points)
+		e.book.write(e.lane)
 		return
 	}
 	if e.closed || e.bytes >= e.limit {
 		e.refuse(points)
+		e.book.write(e.lane)
 		return
 	}
 	b.accepted += points
 	e.received += int64(points)
+	e.fresh += int64(points)
 	e.queued += int64(points)
 	e.bytes += int64(len(body))
-	e.push(parcel{items: points, bytes: int64(len(body)), upload: func(ctx context.Context, r *receipt) {
+	b.round.entered(points)
+	e.book.write(e.lane)
+	e.push(parcel{items: points, bytes: int64(len(body)), again: b.round != nil, settled: b.round.left, upload: func(ctx context.Context, r *receipt) {
 		if err := e.post(ctx, body); err != nil {
 			r.failed(err)
 		}

@@ -77,13 +77,14 @@ type Pipeline struct {
 	done       chan struct{} // closed when all workers have returned
 }
 
-var _ event.Sink = (*Pipeline)(nil)
+var _ event.Settler = (*Pipeline)(nil)
 
 // options are what the configuration does not hold.
 type options struct {
 	resource []attribute.KeyValue
 	base     http.RoundTripper
 	disk     spool.Disk // of the spool, instead of the directory
+	book     func(signal int) Memory
 }
 
 // Option changes how [New] builds a Pipeline.
@@ -144,21 +145,48 @@ func (p *Pipeline) addLanes(cfg config.Config, ends [signalCount]string, o optio
 	}
 	p.metrics = newMetricExport(cfg, ends[signalMetrics], p.http, o.resource)
 	p.lanes = []*lane{p.spans.lane, p.metrics.lane, p.logs.lane}
+	for _, l := range p.lanes {
+		if o.book == nil {
+			break
+		}
+		if memory := o.book(int(l.signal)); memory != nil {
+			l.book = &book{memory: memory}
+		}
+	}
 	p.store.start(p.lanes)
 	return nil
 }
 
+// Handed is how many spans were given to this pipeline, and with [WithBook] to those of
+// agents before that were killed.
+func (p *Pipeline) Handed() uint64 {
+	p.spans.mu.Lock()
+	defer p.spans.mu.Unlock()
+	return uint64(p.spans.fresh)
+}
+
 // Spans implements [event.Sink].
-func (p *Pipeline) Spans(spans []event.Span) int { return p.spans.add(spans) }
+func (p *Pipeline) Spans(spans []event.Span) int {
+	defer p.spans.keep()
+	return p.spans.add(spans)
+}
 
 // Logs implements [event.Sink].
-func (p *Pipeline) Logs(logs []event.Log) int { return p.logs.add(logs) }
+func (p *Pipeline) Logs(logs []event.Log) int {
+	defer p.logs.keep()
+	return p.logs.add(logs)
+}
 
 // Metrics queues one collection: what each series gained since the last, and
 // the numbers beside it. It returns how many points were accepted; the others
 // are counted as lost. The slices are not kept.
 func (p *Pipeline) Metrics(histograms []event.Histogram, numbers []event.Number) int {
-	return p.metrics.add(histograms, numbers)
+	return p.metrics.add(histograms, numbers, nil)
+}
+
+// MetricsSettled implements [event.Settler].
+func (p *Pipeline) MetricsSettled(histograms []event.Histogram, numbers []event.Number, settled func()) int {
+	return p.metrics.add(histograms, numbers, settled)
 }
 
 // Run sends until [Pipeline.Shutdown] has finished, and returns nil then. If

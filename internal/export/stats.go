@@ -31,12 +31,13 @@ const (
 	lostShutdown                   // the agent ended first
 	lostSpoolFull                  // the oldest in the spool made room for newer
 	lostSpoolDamaged               // the spool could not read it back
+	lostCrash                      // in memory when an agent was killed; some may have arrived
 	reasonCount
 )
 
 // String is the reason's name in /status and in metrics.
 func (r reason) String() string {
-	return [...]string{"queue_full", "too_large", "rejected", "unauthorized", "send_failed", "encode", "shutdown", "spool_full", "spool_damaged"}[r]
+	return [...]string{"queue_full", "too_large", "rejected", "unauthorized", "send_failed", "encode", "shutdown", "spool_full", "spool_damaged", "crash"}[r]
 }
 
 // losses counts items by reason.
@@ -56,7 +57,8 @@ func (l *losses) total() (n int64) {
 }
 
 // SignalStats is where every item of a signal went:
-// Received = Exported + Queued + Spooled + the sum of Lost.
+// Received = Exported + Queued + Spooled + the sum of Lost. With [WithBook] it begins
+// where an agent that was killed has ended.
 type SignalStats struct {
 	Received    int64            `json:"received"`
 	Exported    int64            `json:"exported"`
@@ -102,7 +104,7 @@ func (p *Pipeline) Stats() Stats {
 	}
 	for _, l := range p.lanes {
 		signal := l.stats()
-		signal.MaybeTwice = p.deliver.ends[l.signal].again.Load()
+		signal.MaybeTwice += p.deliver.ends[l.signal].again.Load()
 		s.Signals[l.signal.String()] = signal
 		s.Endpoints[l.signal.String()] = p.deliver.stats(l.signal)
 	}

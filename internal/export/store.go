@@ -58,6 +58,9 @@ func openStore(e config.Export, urls [signalCount]string, disk spool.Disk, logge
 // start books what earlier runs have left, before anything else is booked.
 func (st *store) start(lanes []*lane) {
 	if st == nil {
+		for _, l := range lanes {
+			l.restore(0)
+		}
 		return
 	}
 	for _, l := range lanes {

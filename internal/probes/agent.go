@@ -30,6 +30,13 @@ type Options struct {
 
 	Logs Logs
 
+	// State is where the kernel's side outlives the agent; nil: nowhere. The caller
+	// closes it after the agent.
+	State *State
+	// Handed is how many spans the sink was given, those of agents before with this
+	// state included; nil: those of this agent.
+	Handed func() uint64
+
 	MaxOverhead float64 // share of a target's CPU time that probes may cost; 0: any
 
 	// DropPrivileges has New give up, for the whole process, all capabilities that are
@@ -94,7 +101,7 @@ func (a *Agent) start(sink event.Sink) (err error) {
 		return err
 	}
 	a.collect = newCollector(a.kernel, a.targets, sink, log, o.Version)
-	a.targets.retired = func(pid uint32, _ *target) { a.collect.retire(pid) }
+	a.targets.retired, a.targets.replaced = a.retired, a.replaced
 	a.reader = newReader(a.ring, sink, a.targets, a.collect, o.Version)
 	a.reader.decode.threshold, a.reader.decode.keepErrors = o.Sampling.thresholdText(), o.Sampling.KeepErrors
 	a.kernel.off = map[*library]bool{&standardError: !o.Logs.Capture}
@@ -103,7 +110,15 @@ func (a *Agent) start(sink event.Sink) (err error) {
 			return err
 		}
 	}
-	return a.targets.start()
+	if err := a.inherit(); err != nil {
+		return err
+	}
+	if err := a.targets.start(); err != nil {
+		return err
+	}
+	a.targets.settleInherited()
+	o.State.attached()
+	return nil
 }
 
 // captureLogs lets the reader make log records, too.
@@ -112,12 +127,19 @@ func (a *Agent) captureLogs(sink event.Sink) (err error) {
 		return fmt.Errorf("open ring buffer of logs: %w", err)
 	}
 	a.reader.logRing = a.logRing
-	a.reader.logs = newLogs(a.options.Logs, sink, a.reader.exceptions, a.options.Version)
-	a.targets.retired = func(pid uint32, t *target) {
-		a.reader.logs.retire(t)
-		a.collect.retire(pid)
-	}
+	a.reader.logs = newLogs(a.options.Logs, sink, a.reader.exceptions, a.options.State, a.options.Version)
 	return nil
+}
+
+// retired and replaced are told of the end of a target; see targets.
+func (a *Agent) retired(pid int, t *target) {
+	a.reader.logs.retire(t)
+	a.collect.retire(pid, t)
+}
+
+func (a *Agent) replaced(pid int, t *target) {
+	a.reader.logs.retire(t)
+	a.collect.replaced(uint32(pid))
 }
 
 // Run follows the targets and hands their spans to the sink until ctx is done. Then it
@@ -186,6 +208,7 @@ func (a *Agent) Status() Status {
 	if n := a.reader.invalid.Load(); n > 0 {
 		s.Losses["invalid_record"] = n
 	}
+	s.State = a.options.State.status(s.Losses)
 	return s
 }
 

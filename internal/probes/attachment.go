@@ -149,9 +149,7 @@ func (t *targets) put(a *attached, given givenUp) error {
 	for _, pid := range pids {
 		open, err := t.kernel.purge(uint32(pid), allTime)
 		errs = append(errs, err)
-		t.mu.Lock()
-		t.past[bpf.AgentCounterCOUNT_LOST_UNFINISHED] += open
-		t.mu.Unlock()
+		t.addPast(bpf.AgentCounterCOUNT_LOST_UNFINISHED, open)
 	}
 	return errors.Join(errs...)
 }

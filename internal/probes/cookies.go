@@ -70,7 +70,9 @@ func (k *kernel) countUnknown() error {
 	if k.mode != attachLookup {
 		return nil
 	}
-	if err := k.mapOf("processes").Put(unknownProcesses, &bpf.AgentProcess{}); err != nil {
+	// One that is there is of an agent that was killed.
+	err := k.mapOf("processes").Update(unknownProcesses, &bpf.AgentProcess{}, ebpf.UpdateNoExist)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 		return fmt.Errorf("count what is lost in unknown processes: %w", err)
 	}
 	return nil

@@ -368,7 +368,7 @@ func (b *executable) typeName(addr uint64) string {
 	b.namesMu.Lock()
 	defer b.namesMu.Unlock()
 	name, ok := b.names[addr]
-	if !ok && len(b.names) < 4096 { // a binary has few error and driver types
+	if !ok && b.info != nil && len(b.names) < 4096 { // a binary has few error and driver types
 		name = b.info.TypeName(addr)
 		b.names[addr] = name
 	}

@@ -38,7 +38,12 @@ func loadKernel(o Options) (*kernel, error) {
 	if err := k.mode.prepare(spec); err != nil {
 		return nil, err
 	}
-	k.collection, err = ebpf.NewCollection(spec)
+	maps, err := o.State.maps(spec)
+	if err != nil {
+		return nil, err
+	}
+	defer closeMaps(maps)
+	k.collection, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
 	if err != nil {
 		return nil, loadError(err)
 	}

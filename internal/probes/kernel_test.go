@@ -90,6 +90,7 @@ func (s service) send(t *testing.T, method, path string) {
 type sink struct {
 	mu      sync.Mutex
 	spans   []event.Span
+	points  []event.Histogram
 	numbers []event.Number
 }
 
@@ -105,7 +106,7 @@ func (s *sink) Logs(logs []event.Log) int { return len(logs) }
 func (s *sink) Metrics(points []event.Histogram, numbers []event.Number) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.numbers = append(s.numbers, numbers...)
+	s.points, s.numbers = append(s.points, points...), append(s.numbers, numbers...)
 	return len(points) + len(numbers)
 }
 

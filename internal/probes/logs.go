@@ -59,7 +59,9 @@ type logs struct {
 	mu      sync.Mutex
 	streams map[*target]*logStream
 	batch   []event.Log
+	open    uint64 // lines in streams that are in no record yet
 	flushed time.Time
+	state   *State
 }
 
 // logStream is the standard error of one process.
@@ -67,6 +69,7 @@ type logStream struct {
 	assembler *logtext.Assembler
 	dropped   uint64        // writes that the kernel had dropped at the last record
 	counted   logtext.Stats // what of its counts is in logs.counts
+	open      uint64        // of logs.open
 }
 
 // logCounters are those of all processes.
@@ -74,9 +77,9 @@ type logCounters struct {
 	writes, lines, kept, belowFloor, limited, sdkErrors, empty, unread, refused atomic.Uint64
 }
 
-func newLogs(o Logs, sink event.Sink, e *exceptions, version string) *logs {
+func newLogs(o Logs, sink event.Sink, e *exceptions, state *State, version string) *logs {
 	return &logs{
-		options: o, scope: scopeOf(&standardError, version), sink: sink, exceptions: e,
+		state: state, options: o, scope: scopeOf(&standardError, version), sink: sink, exceptions: e,
 		streams: map[*target]*logStream{},
 	}
 }
@@ -107,6 +110,17 @@ func (l *logs) write(t *target, r *bpf.AgentStderrRecord, text []byte, offset in
 		s.dropped = r.Dropped
 	}
 	s.assembler.Write(c, l.emit)
+	l.mark(s)
+}
+
+// mark notes how many lines would be lost if the agent were killed now; the caller holds
+// mu.
+func (l *logs) mark(s *logStream) {
+	n := s.assembler.Stats()
+	open := n.Lines - n.Kept - n.BelowFloor - n.RateLimited - n.SDKErrors - n.Empty
+	l.open += open - s.open
+	s.open = open
+	l.state.note(wordLogsOpen, l.open+uint64(len(l.batch)))
 }
 
 // stream is that of a target; the caller holds mu.
@@ -142,6 +156,7 @@ func (l *logs) hand() {
 	if n := len(l.batch); n > 0 {
 		l.counts.refused.Add(uint64(n - l.sink.Logs(l.batch)))
 		l.batch = nil
+		l.state.note(wordLogsOpen, l.open)
 	}
 }
 
@@ -167,6 +182,9 @@ func (l *logs) flush(now time.Time, goneAt func(*target) time.Time) {
 
 // retire ends the stream of a process that is gone.
 func (l *logs) retire(t *target) {
+	if l == nil {
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if s := l.streams[t]; s != nil {
@@ -201,6 +219,7 @@ func (l *logs) count(s *logStream) {
 	l.counts.sdkErrors.Add(now.SDKErrors - was.SDKErrors)
 	l.counts.empty.Add(now.Empty - was.Empty)
 	s.counted = now
+	l.mark(s)
 }
 
 // maxLiteral is how much of a literal is read from an executable.
@@ -209,7 +228,7 @@ const maxLiteral = 64 << 10
 // literal reads a constant text of the program from its executable: it was not in
 // memory yet when the kernel wanted it. Nil if it is not there.
 func (t *target) literal(addr uint64, n int) []byte {
-	if n <= 0 {
+	if n <= 0 || t.binary.info == nil {
 		return nil
 	}
 	offset, ok := t.binary.info.FileOffset(addr)

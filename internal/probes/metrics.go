@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 	"unsafe"
@@ -25,11 +26,8 @@ type metric struct {
 	attributes              func(d *decoding, key *bpf.AgentSeriesKey, s *bpf.AgentSeries) []attribute.KeyValue
 }
 
-// Sizes of bpf/event.h, taken from the generated types.
-const (
-	metricSlots = len(bpf.AgentProcess{}.Overflow)
-	maxBuckets  = len(bpf.AgentHistogram{}.Counts)
-)
+// maxBuckets is MAX_BUCKETS of bpf/event.h.
+const maxBuckets = len(bpf.AgentHistogram{}.Counts)
 
 // collector turns the kernel's cumulative histograms into what each gained since the
 // last collection. The kernel never resets them, so nothing that happens meanwhile is
@@ -39,15 +37,19 @@ type collector struct {
 	targets *targets
 	sink    event.Sink
 	log     *slog.Logger
+	state   *State
 	metrics map[uint32]*metric
 	scopes  map[uint32]*event.Scope
 
 	mu       sync.Mutex
 	decode   *decoding
 	seen     map[bpf.AgentSeriesKey]bpf.AgentHistogram
-	overflow map[uint32][metricSlots]bpf.AgentHistogram // by tgid
-	points   map[pointKey]*event.Histogram              // gathered since the last hand-over
-	last     int64                                      // Unix time of the last collection, ns
+	points   map[pointKey]*event.Histogram             // gathered since the last hand-over
+	last     int64                                     // Unix time of the last collection, ns
+	changed  map[bpf.AgentSeriesKey]bpf.AgentHistogram // by the collection that is under way
+	pending  []*collection                             // handed over and not settled, in their order
+	retiring map[int]*target                           // gone since the last collection
+	early    chan struct{}                             // collect now
 
 	active    *activeRequests
 	exemplars exemplars
@@ -93,11 +95,12 @@ func (e *exemplars) take() map[uint64]event.Exemplar {
 
 func newCollector(k *kernel, t *targets, sink event.Sink, log *slog.Logger, version string) *collector {
 	c := &collector{
-		kernel: k, targets: t, sink: sink, log: log, decode: newDecoding(),
+		kernel: k, targets: t, sink: sink, log: log, state: t.state, decode: newDecoding(),
 		metrics: map[uint32]*metric{}, scopes: map[uint32]*event.Scope{},
 		seen:     map[bpf.AgentSeriesKey]bpf.AgentHistogram{},
-		overflow: map[uint32][metricSlots]bpf.AgentHistogram{},
 		points:   map[pointKey]*event.Histogram{},
+		retiring: map[int]*target{},
+		early:    make(chan struct{}, 1),
 		active:   newActiveRequests(k, t, log, version),
 		last:     time.Now().UnixNano(),
 	}
@@ -121,6 +124,8 @@ func (c *collector) run(ctx context.Context, interval time.Duration) {
 			return
 		case <-tick.C:
 			c.collect()
+		case <-c.early:
+			c.collect()
 		}
 	}
 }
@@ -130,55 +135,91 @@ func (c *collector) collect() {
 	open := c.active.count()
 	c.mu.Lock()
 	now := time.Now().UnixNano()
+	done := &collection{until: now, retired: c.retiring}
+	c.retiring = map[int]*target{}
+	c.changed = map[bpf.AgentSeriesKey]bpf.AgentHistogram{}
 	if err := c.gather(nil); err != nil {
 		c.log.Warn("metrics of this interval come with the next", "error", err)
+		maps.Copy(c.retiring, done.retired) // and so they stay
+		done.retired = nil
 	}
+	done.baselines, c.changed = c.changed, nil
+	c.pending = append(c.pending, done)
+	points := c.take(now)
+	c.last = now
+	numbers := c.active.numbers(open, now)
+	c.mu.Unlock()
+	settled := func() { c.settled(done) }
+	switch sink, ok := c.sink.(event.Settler); {
+	case len(points)+len(numbers) == 0:
+		settled()
+	case ok:
+		sink.MetricsSettled(points, numbers, settled)
+	default:
+		c.sink.Metrics(points, numbers)
+		settled()
+	}
+}
+
+// take returns what was gathered. The caller holds mu.
+func (c *collector) take(now int64) []event.Histogram {
 	points := make([]event.Histogram, 0, len(c.points))
 	for _, p := range c.points {
 		p.Start, p.End = c.last, now
 		points = append(points, *p)
 	}
 	c.points = map[pointKey]*event.Histogram{}
-	c.last = now
-	numbers := c.active.numbers(open, now)
+	return points
+}
+
+// retire is told of a process that is gone. What the kernel keeps of it is deleted when
+// the collection that has its last is settled.
+func (c *collector) retire(pid int, tg *target) {
+	c.mu.Lock()
+	c.retiring[pid] = tg
+	many := len(c.retiring) >= manyRetired
 	c.mu.Unlock()
-	if len(points)+len(numbers) > 0 {
-		c.sink.Metrics(points, numbers)
+	if many {
+		select {
+		case c.early <- struct{}{}:
+		default: // it is about to happen
+		}
 	}
 }
 
-// retire gathers the last of a process that is gone, and frees its series.
-func (c *collector) retire(tgid uint32) {
+// manyRetired processes are not kept in the kernel until the interval is over.
+const manyRetired = 64
+
+// replaced hands the last of a process over at once, and frees its series, because
+// another program has its number.
+func (c *collector) replaced(tgid uint32) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err := c.gather(&tgid); err != nil {
+	delete(c.retiring, int(tgid))
+	err := c.gather(&tgid)
+	points := c.take(time.Now().UnixNano())
+	c.mu.Unlock()
+	if err != nil {
 		c.log.Warn("last metrics of a process are lost", "pid", tgid, "error", err)
 	}
-	delete(c.overflow, tgid)
+	if len(points) > 0 {
+		c.sink.Metrics(points, nil)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.free(map[int]*target{int(tgid): nil})
 }
 
-// gather adds what series gained to the points: of all processes, or of one that is
-// gone, whose series it deletes.
+// gather adds what series gained to the points: of all processes, or of one.
 func (c *collector) gather(only *uint32) error {
-	series := c.kernel.mapOf("all_series")
 	exemplars := map[uint64]event.Exemplar{}
 	if only == nil {
 		exemplars = c.exemplars.take()
 	}
-	var dead []bpf.AgentSeriesKey
-	err := eachInBatches(series, func(key *bpf.AgentSeriesKey, s *bpf.AgentSeries) {
-		if only != nil {
-			if key.Tgid != *only {
-				return
-			}
-			dead = append(dead, *key)
+	err := eachInBatches(c.kernel.mapOf("all_series"), func(key *bpf.AgentSeriesKey, s *bpf.AgentSeries) {
+		if only == nil || key.Tgid == *only {
+			c.addSeries(key, s, exemplars[s.Id])
 		}
-		c.addSeries(key, s, exemplars[s.Id])
 	})
-	for i := range dead {
-		_ = series.Delete(&dead[i]) // nobody else deletes; the process is gone
-		delete(c.seen, dead[i])
-	}
 	return errors.Join(err, c.gatherOverflow(only))
 }
 
@@ -195,7 +236,7 @@ func (c *collector) addSeries(key *bpf.AgentSeriesKey, s *bpf.AgentSeries, exemp
 	if gained.count == 0 {
 		return
 	}
-	c.seen[*key] = s.Histogram
+	c.saw(*key, s.Histogram)
 	c.decode.target = tg
 	p := c.point(tg.process, m, m.attributes(c.decode, key, s))
 	p.add(gained)
@@ -219,17 +260,17 @@ func (c *collector) gatherOverflow(only *uint32) error {
 		if only != nil && *tgid != *only {
 			return
 		}
-		seen := c.overflow[*tgid]
 		for _, m := range c.metrics {
-			gained := histogramSince(&p.Overflow[m.slot], seen[m.slot])
+			key := overflowKey(*tgid, m)
+			gained := histogramSince(&p.Overflow[m.slot], c.seen[key])
 			if gained.count == 0 {
 				continue
 			}
 			if tg := c.targets.of(int(*tgid), p.Binary); tg != nil {
+				c.saw(key, p.Overflow[m.slot])
 				c.point(tg.process, m, overflow).add(gained)
 			}
 		}
-		c.overflow[*tgid] = p.Overflow
 	})
 }
 

@@ -41,6 +41,7 @@ type reader struct {
 	kinds   map[uint32]recordKind
 	decoded atomic.Uint64
 	invalid atomic.Uint64 // records that made no sense
+	refused uint64        // of those, the ones of spans
 	batch   []event.Span
 }
 
@@ -77,6 +78,7 @@ func (r *reader) run(ctx context.Context) error {
 			return r.last(&record)
 		case <-timer.C:
 		}
+		r.targets.state.beat()
 		waiting := r.ring.AvailableBytes()
 		if err := r.drain(&record); err != nil {
 			return err
@@ -180,7 +182,7 @@ func (r *reader) release(now time.Time) {
 func (r *reader) handle(raw []byte) {
 	header, _, err := recordAs[bpf.AgentRecordHeader](raw)
 	if err != nil {
-		r.invalid.Add(1)
+		r.refuse()
 		return
 	}
 	if header.Kind == uint32(bpf.AgentRecordKindRECORD_EXEC) {
@@ -189,12 +191,12 @@ func (r *reader) handle(raw []byte) {
 	}
 	kind, ok := r.kinds[header.Kind]
 	if !ok {
-		r.invalid.Add(1)
+		r.refuse()
 		return
 	}
 	target := r.targets.of(int(header.Tgid), header.Binary)
 	if target == nil {
-		r.invalid.Add(1)
+		r.refuse()
 		return
 	}
 	if r.batch == nil {
@@ -206,7 +208,7 @@ func (r *reader) handle(raw []byte) {
 	r.decode.begin(header, target, span)
 	if err := kind.decode(r.decode, raw, span); err != nil {
 		r.batch = r.batch[:len(r.batch)-1]
-		r.invalid.Add(1)
+		r.refuse()
 		return
 	}
 	r.decode.end(span, bpf.AgentSpanFlags(header.Flags))
@@ -219,6 +221,13 @@ func (r *reader) handle(raw []byte) {
 	if len(r.batch) >= spanBatch {
 		r.flush()
 	}
+}
+
+// refuse counts the record of a span that makes no sense.
+func (r *reader) refuse() {
+	r.invalid.Add(1)
+	r.refused++
+	r.targets.state.note(wordInvalid, r.refused)
 }
 
 // flush hands the batch over; the sink owns it from then on, and counts what it

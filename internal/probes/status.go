@@ -1,5 +1,7 @@
 package probes
 
+import "time"
+
 // Status is what the agent instruments and what it does not, for people and for
 // /status. Field names are part of the interface of `/status`.
 type Status struct {
@@ -11,6 +13,8 @@ type Status struct {
 	Losses map[string]uint64 `json:"losses,omitempty"`
 	Spans  SpanCounts        `json:"spans"`
 	Logs   LogCounts         `json:"logs"`
+	// State is what of this outlives a crash of the agent.
+	State StateStatus `json:"state"`
 }
 
 // LogCounts says where the writes to standard error went, and their lines. Each line is
@@ -25,6 +29,21 @@ type LogCounts struct {
 	RateLimited uint64 `json:"rate_limited"`
 	SDKErrors   uint64 `json:"sdk_errors"` // of an OpenTelemetry exporter inside the process
 	Empty       uint64 `json:"empty"`
+}
+
+// StateStatus says what is known across agents of this node.
+type StateStatus struct {
+	Kept   bool   `json:"kept"`             // maps are pinned: a crash loses no count
+	Reason string `json:"reason,omitempty"` // why not
+	Dir    string `json:"dir,omitempty"`
+	// Since is when the accounts begin, with the first agent after one that ended in
+	// good order.
+	Since     time.Time `json:"since,omitzero"`
+	Inherited bool      `json:"inherited"` // this agent goes on with what a killed one has left
+	// Unattended is how long there was no agent before this one, and in all since the
+	// accounts began, in seconds. What targets did in that time was not seen.
+	Unattended    float64 `json:"unattended_seconds"`
+	UnattendedAll float64 `json:"unattended_seconds_all"`
 }
 
 // SpanCounts says where the spans of the kernel side went. Ended = Emitted +

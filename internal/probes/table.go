@@ -28,6 +28,20 @@ func (k *kernel) purge(tgid uint32, before uint64) (open uint64, err error) {
 	}))
 }
 
+// purgeAll frees the open spans of all processes, while nothing is attached, and returns
+// how many there were.
+func (k *kernel) purgeAll() (open uint64, err error) {
+	goroutines := k.mapOf("goroutines")
+	err = k.eachEntry("goroutine_table", func(e bpf.AgentTableEntry) bool {
+		var g bpf.AgentGoroutine
+		if goroutines.Lookup(uint32(e.Value), &g) == nil {
+			open += uint64(g.Depth)
+		}
+		return true
+	})
+	return open, errors.Join(err, k.eachEntry("context_table", func(bpf.AgentTableEntry) bool { return true }))
+}
+
 // allTime is later than anything.
 const allTime = ^uint64(0)
 

@@ -7,12 +7,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path"
 	"sort"
 	"sync"
 	"time"
-
-	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/plainframework/agent/bpf"
 	"github.com/plainframework/agent/internal/probes/event"
@@ -39,15 +36,20 @@ type targets struct {
 	binaries []*executable // by id
 	exes     []*wantedExe
 	pids     []int
-	past     [bpf.AgentCounterCOUNTERS]uint64 // counters of processes that are gone
+	past     [bpf.AgentCounterCOUNTERS]uint64 // counters of processes that are gone; see addPast
 	detached bool
 
 	// changing is held while probes are attached or detached, and taken before mu.
 	changing sync.Mutex
 
-	// retired is called when a process is gone for good, before what the kernel
-	// keeps of it is deleted.
-	retired func(pid uint32, t *target)
+	state *State
+
+	// retired is called when a process is gone for good, and its number will not be
+	// seen again soon. When the last of it is exported, drop is to be called.
+	// replaced is called when another program has its number now: after it, what the
+	// kernel keeps of it is deleted.
+	retired  func(pid int, tg *target)
+	replaced func(pid int, tg *target)
 }
 
 // target is one process of a probed binary.
@@ -58,6 +60,9 @@ type target struct {
 	goneAt  time.Time        // zero while it runs
 
 	withoutLogs bool // what it writes to standard error is its own affair
+
+	retired   bool // its exit was acted upon
+	inherited bool // found in what the agent before has left
 }
 
 // attached is one executable, attached or refused.
@@ -87,7 +92,7 @@ func newTargets(k *kernel, o Options, log *slog.Logger) (*targets, error) {
 	}
 	host, _ := os.Hostname() // the resource goes without
 	t := &targets{
-		kernel: k, log: log, watcher: watcher, pids: o.PIDs,
+		kernel: k, log: log, watcher: watcher, pids: o.PIDs, state: o.State,
 		agent:   process.Agent{Host: host, Version: o.Version},
 		started: make(chan struct{}, 1),
 		byPID:   map[int]*target{}, byFile: map[process.FileID]*attached{},
@@ -172,7 +177,8 @@ func (t *targets) analyse(id process.FileID, shown, open string) *attached {
 		a.err = errSelf
 		return a
 	}
-	if len(t.binaries) >= maxBinaries {
+	number := t.freeNumber()
+	if number >= maxBinaries {
 		a.err = fmt.Errorf("%s: the agent knows %d binaries already, which is its limit", shown, maxBinaries)
 		return a
 	}
@@ -181,9 +187,13 @@ func (t *targets) analyse(id process.FileID, shown, open string) *attached {
 		a.err = process.Denied(err)
 		return a
 	}
-	a.binary, a.err = newExecutable(t.kernel, uint32(len(t.binaries)), id, shown, file)
+	a.binary, a.err = newExecutable(t.kernel, uint32(number), id, shown, file)
 	if a.err == nil {
-		t.binaries = append(t.binaries, a.binary)
+		if number == len(t.binaries) {
+			t.binaries = append(t.binaries, nil)
+		}
+		t.binaries[number] = a.binary
+		t.state.saveBinary(a.binary)
 	}
 	return a
 }
@@ -194,6 +204,16 @@ var errSelf = errors.New("this is the agent itself, which is never instrumented"
 func isSelf(id process.FileID) bool {
 	self, err := process.Stat("/proc/self/exe")
 	return err == nil && self == id
+}
+
+// freeNumber is the lowest number that no binary has. The caller holds mu.
+func (t *targets) freeNumber() int {
+	for i, b := range t.binaries {
+		if b == nil {
+			return i
+		}
+	}
+	return len(t.binaries)
 }
 
 const maxBinaries = 1024 // MAX_BINARIES of bpf/maps.h
@@ -279,6 +299,7 @@ func (t *targets) add(p *process.Process, b *executable) *target {
 		t.watcher.Untrack(old.proc)
 		old.proc.Close()
 	}
+	t.state.saveCard(tg.process, b.id)
 	if err := t.watcher.Track(p); err != nil {
 		t.log.Debug("exit will be seen late", "pid", p.PID(), "error", err)
 	}
@@ -307,16 +328,7 @@ func (t *targets) of(pid int, binaryID uint32) *target {
 		}
 		p.Close()
 	}
-	tg = &target{binary: b, goneAt: time.Now(), process: &event.Process{
-		PID: pid, Exe: b.path, Resource: []attribute.KeyValue{
-			attribute.String("service.name", path.Base(b.path)),
-			attribute.Int("process.pid", pid),
-			attribute.String("process.executable.path", b.path),
-			attribute.String("process.runtime.name", "go"),
-			attribute.String("telemetry.distro.name", process.DistroName),
-			attribute.String("telemetry.distro.version", t.agent.Version),
-		},
-	}}
+	tg = t.unknown(pid, b)
 	t.mu.Lock()
 	t.byPID[pid] = tg
 	t.mu.Unlock()
@@ -332,7 +344,7 @@ func (t *targets) execed(pid int, at uint64) {
 	waiting := len(t.exes) > 0
 	t.mu.Unlock()
 	if tg != nil {
-		t.retire(pid, tg, at)
+		t.replace(pid, tg, at)
 	}
 	t.meet(pid, tg != nil)
 	if waiting {
@@ -362,38 +374,93 @@ func (t *targets) forget(now time.Time) {
 	t.mu.Lock()
 	gone := map[int]*target{}
 	for pid, tg := range t.byPID {
-		if !tg.goneAt.IsZero() && now.Sub(tg.goneAt) > linger {
+		if !tg.retired && !tg.goneAt.IsZero() && now.Sub(tg.goneAt) > linger {
 			gone[pid] = tg
-			delete(t.byPID, pid)
+			tg.retired = true
 		}
 	}
 	t.mu.Unlock()
 	for pid, tg := range gone {
-		t.retire(pid, tg, allTime)
+		t.unwatch(tg)
+		t.kernel.captureLogs(pid, true)
+		t.lose(pid, allTime)
+		t.retired(pid, tg)
 	}
 }
 
-// retire drops what the kernel keeps of a process, and keeps its counts. Spans that
-// it began before the given time and never ended are lost by its exit.
-func (t *targets) retire(pid int, tg *target, before uint64) {
+// replace ends a target at once: its number is another program's, which began at the
+// given time. Spans that it began before that and never ended are lost.
+func (t *targets) replace(pid int, tg *target, at uint64) {
+	t.unwatch(tg)
+	t.replaced(pid, tg)
+	t.kernel.captureLogs(pid, true)
+	t.lose(pid, at)
+	t.drop(pid, nil)
+}
+
+// unwatch stops watching one target.
+func (t *targets) unwatch(tg *target) {
 	if tg.proc != nil {
 		t.watcher.Untrack(tg.proc)
 		tg.proc.Close()
 	}
-	t.retired(uint32(pid), tg)
-	t.kernel.captureLogs(pid, true)
+}
+
+// lose frees and counts the spans that a process began before a time and never ended.
+func (t *targets) lose(pid int, before uint64) {
 	open, err := t.kernel.purge(uint32(pid), before)
 	if err != nil {
 		t.log.Debug("open spans of a process that is gone stay in the kernel", "pid", pid, "error", err)
 	}
-	p, err := t.kernel.take(uint32(pid))
+	t.addPast(bpf.AgentCounterCOUNT_LOST_UNFINISHED, open)
+}
+
+// drop deletes what the kernel keeps of a process, and keeps its counts. Nothing is done
+// if the process is another than tg by now; nil is any.
+func (t *targets) drop(pid int, tg *target) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.past[bpf.AgentCounterCOUNT_LOST_UNFINISHED] += open
-	if err == nil {
-		for i, n := range p.Counters {
+	if tg != nil {
+		if t.byPID[pid] != tg {
+			return
+		}
+		delete(t.byPID, pid)
+	}
+	var first bpf.AgentProcess
+	if t.kernel.mapOf("processes").Lookup(uint32(pid), &first) == nil {
+		// Added before it is deleted: an agent that is killed between leaves word.
+		for i, n := range first.Counters {
 			t.past[i] += n
 		}
+		t.savePast(uint32(pid))
+		if last, err := t.kernel.take(uint32(pid)); err == nil {
+			for i, n := range last.Counters {
+				t.past[i] += n - first.Counters[i]
+			}
+		}
+		t.savePast(0)
+	}
+	t.state.dropCard(pid)
+}
+
+// addPast counts what no process can count any more.
+func (t *targets) addPast(c bpf.AgentCounter, n uint64) {
+	if n == 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.past[c] += n
+	t.savePast(0)
+}
+
+// savePast keeps the counts across a crash. The caller holds mu.
+func (t *targets) savePast(retiring uint32) {
+	if !t.state.keeps() {
+		return
+	}
+	if err := t.state.past.Put(uint32(0), &pastRecord{Counters: t.past, Retiring: uint64(retiring)}); err != nil {
+		t.log.Debug("after a crash, counts would be wrong", "error", err)
 	}
 }
 
@@ -430,7 +497,9 @@ func (t *targets) close() error {
 		}
 	}
 	for _, b := range t.binaries {
-		errs = append(errs, b.exe.Close())
+		if b != nil && b.exe != nil {
+			errs = append(errs, b.exe.Close())
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -476,8 +545,14 @@ func (t *targets) status() Status {
 	return s
 }
 
-// count adds up the kernel's counters over processes that run and that are gone.
-func (t *targets) count(s *Status) {
+// counters adds up the kernel's counters over processes that run and that are gone.
+func (t *targets) counters() [bpf.AgentCounterCOUNTERS]uint64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.countersLocked()
+}
+
+func (t *targets) countersLocked() [bpf.AgentCounterCOUNTERS]uint64 {
 	total := t.past
 	var pid uint32
 	var p bpf.AgentProcess
@@ -486,6 +561,12 @@ func (t *targets) count(s *Status) {
 			total[i] += n
 		}
 	}
+	return total
+}
+
+// count fills in where all spans went.
+func (t *targets) count(s *Status) {
+	total := t.countersLocked()
 	s.Spans.Emitted = total[bpf.AgentCounterCOUNT_EMITTED]
 	s.Spans.SampledOut = total[bpf.AgentCounterCOUNT_SAMPLED_OUT]
 	for i, name := range counterNames {

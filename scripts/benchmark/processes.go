@@ -143,7 +143,7 @@ func startAgent(ctx context.Context, cfg config, dir, sink string, rate float64)
 		return nil, err
 	}
 	env := []string{
-		"PLAIN_CLOUD_SPOOL_DIR=off", "PLAIN_CLOUD_EXPORT_TOKEN=bench", "PLAIN_CLOUD_EXPORT_URL=" + sink,
+		"PLAIN_CLOUD_SPOOL_DIR=off", "PLAIN_AGENT_STATE_DIR=off", "PLAIN_CLOUD_EXPORT_TOKEN=bench", "PLAIN_CLOUD_EXPORT_URL=" + sink,
 		"PLAIN_CLOUD_TRACE_SAMPLE_RATE=" + strconv.FormatFloat(rate, 'g', -1, 64),
 	}
 	if !cfg.keepErrors {

@@ -135,3 +135,13 @@ type Sink interface {
 	// and numbers beside it.
 	Metrics([]Histogram, []Number) int
 }
+
+// Settler is a Sink that tells when nothing can be lost uncounted any more.
+type Settler interface {
+	Sink
+	// MetricsSettled is Metrics, and calls settled once each of the points has been
+	// exported, is on disk, or is counted as lost: at once, if that is so, else from
+	// another goroutine. If the process ends before, the points are to be collected
+	// again.
+	MetricsSettled(h []Histogram, n []Number, settled func()) int
+}
