@@ -24,5 +24,5 @@ done < <(grep -hoE '^(struct|enum) [a-z_]+ \{' ./*.h ./*.bpf.c | tr -d '{' | sor
 
 go tool bpf2go -go-package bpf -output-stem agent -target amd64,arm64 -no-global-types \
 	"${types[@]}" Agent "$unit" -- -I. -I"/usr/include/$(gcc -dumpmachine)" \
-	-O2 -g -mcpu=v2 -Wall -Wextra -Werror -Wpadded -Wno-unused-parameter \
+	-O2 -g -mcpu=v2 -mllvm -disable-block-placement -Wall -Wextra -Werror -Wpadded -Wno-unused-parameter \
 	-Wno-unused-function -Wno-unused-variable -fdebug-prefix-map="$PWD"=.

@@ -106,11 +106,17 @@ struct stderr_write_ending {
 	u32 pad;
 };
 
-/* Copies len bytes from a place in the write; the caller knows that they fit. */
-static __always_inline void stderr_fill(struct stderr_record *r, char *text, u64 at, u64 len,
-					const struct stderr_write_ending *w)
+/* Copies len bytes from a place in the write, max at most: the caller knows that they fit,
+ * the verifier of Linux 5.10 does not know it of the copy that it has here. */
+static __always_inline void stderr_fill(struct stderr_record *r, char *text, u64 max, u64 at,
+					u64 len, const struct stderr_write_ending *w)
 {
 	u64 from = w->ptr + at;
+
+	barrier_var(len);
+	if (len > max)
+		len = max;
+	barrier_var(len);
 
 	__builtin_memset(&r->header, 0, sizeof(r->header));
 	r->header.kind = RECORD_STDERR;
@@ -141,14 +147,10 @@ static __always_inline bool stderr_part(struct stderr_write_ending *w, u64 at)
 {
 	struct stderr_part_large *r = bpf_ringbuf_reserve(&log_ring, sizeof(*r), 0);
 	u64 rest = w->len - at;
-	u64 len = rest;
 
 	if (!r)
 		return false;
-	if (len > STDERR_PART)
-		len = STDERR_PART;
-	barrier_var(len);
-	stderr_fill(&r->record, r->text, at, len & (2 * STDERR_PART - 1), w);
+	stderr_fill(&r->record, r->text, sizeof(r->text), at, rest, w);
 	if (at == (u64)STDERR_PART * (STDERR_PARTS - 1) && rest > STDERR_PART)
 		r->record.missing = rest - STDERR_PART;
 	bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP);
@@ -166,7 +168,7 @@ static __always_inline void stderr_emit(struct stderr_write_ending *w)
 		small = bpf_ringbuf_reserve(&log_ring, sizeof(*small), 0);
 		if (!small)
 			return stderr_lost(w);
-		stderr_fill(&small->record, small->text, 0, len, w);
+		stderr_fill(&small->record, small->text, sizeof(small->text), 0, len, w);
 		bpf_ringbuf_submit(small, BPF_RB_NO_WAKEUP);
 		return;
 	}
@@ -174,7 +176,7 @@ static __always_inline void stderr_emit(struct stderr_write_ending *w)
 		large = bpf_ringbuf_reserve(&log_ring, sizeof(*large), 0);
 		if (!large)
 			return stderr_lost(w);
-		stderr_fill(&large->record, large->text, 0, len, w);
+		stderr_fill(&large->record, large->text, sizeof(large->text), 0, len, w);
 		bpf_ringbuf_submit(large, BPF_RB_NO_WAKEUP);
 		return;
 	}
@@ -182,7 +184,7 @@ static __always_inline void stderr_emit(struct stderr_write_ending *w)
 		page = bpf_ringbuf_reserve(&log_ring, sizeof(*page), 0);
 		if (!page)
 			return stderr_lost(w);
-		stderr_fill(&page->record, page->text, 0, len, w);
+		stderr_fill(&page->record, page->text, sizeof(page->text), 0, len, w);
 		bpf_ringbuf_submit(page, BPF_RB_NO_WAKEUP);
 		return;
 	}

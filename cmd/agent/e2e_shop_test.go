@@ -262,7 +262,7 @@ func (v visit) checkServer(f *findings, s observer.Span, port string) {
 			f.wrong("%v: the status code is a %T", v, code)
 		}
 	}
-	if d := s.Duration(); d <= 0 || d < v.min || (v.max > 0 && d > v.max) {
+	if d := s.Duration(); d <= 0 || d < v.min || (v.max > 0 && d > v.max*time.Duration(*patience)) {
 		f.wrong("%v: took %v, want %v to %v", v, d, v.min, v.max)
 	}
 	got := s.Attrs.Text("url.query")

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -27,11 +28,16 @@ type service struct {
 	url string
 }
 
+var built = flag.String("built", "", "take executables from this folder, on machines without Go")
+
 // startService builds and runs the target; it ends with the test.
 func startService(t *testing.T) service {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to attach probes")
+	}
+	if *built != "" {
+		return service{exe: filepath.Join(*built, "target")}.another(t)
 	}
 	exe := filepath.Join(t.TempDir(), "target")
 	build := exec.Command("go", "build", "-buildvcs=false", "-o", exe, "./testdata/target")

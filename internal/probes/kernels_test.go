@@ -1,0 +1,125 @@
+package probes
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// kernelFeatures are those of which the agent has a way with and a way without.
+var kernelFeatures = []struct {
+	name         string
+	major, minor int // of the kernel that brought it
+	has          func() error
+}{
+	{"atomic lookup and delete", 5, 14, haveLookupAndDelete},
+	{"attach cookies", 5, 15, func() error { return features.HaveProgramHelper(ebpf.Kprobe, asm.FnGetAttachCookie) }},
+	{"uprobe_multi", 6, 6, features.HaveBPFLinkUprobeMulti},
+}
+
+func haveLookupAndDelete() error {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	var value uint32
+	if err := m.LookupAndDelete(uint32(1), &value); !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return err
+	}
+	return nil
+}
+
+// kernelRelease is the version of this kernel as text and in numbers.
+func kernelRelease(t *testing.T) (text string, major, minor int) {
+	t.Helper()
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		t.Fatal(err)
+	}
+	text = unix.ByteSliceToString(u.Release[:])
+	if _, err := fmt.Sscanf(text, "%d.%d", &major, &minor); err != nil {
+		t.Fatalf("kernel release %q: %v", text, err)
+	}
+	return text, major, minor
+}
+
+// TestKernel: this kernel has what its version promises and lacks what it does not, so
+// the agent takes the way that is tested for it; all programs load, and each of them
+// attaches to a site of a real program. scripts/kernels reads the line that it logs.
+func TestKernel(t *testing.T) {
+	s := startService(t)
+	release, major, minor := kernelRelease(t)
+	lacks := []string{}
+	for _, f := range kernelFeatures {
+		want := major > f.major || major == f.major && minor >= f.minor
+		err := f.has()
+		if err != nil && !errors.Is(err, ebpf.ErrNotSupported) {
+			t.Errorf("ask for %s: %v", f.name, err)
+		}
+		if (err == nil) != want {
+			t.Errorf("Linux %s has %s: %v, expected %v", release, f.name, err == nil, want)
+		}
+		if !want {
+			lacks = append(lacks, f.name)
+		}
+	}
+	mode := attachMulti
+	if slices.Contains(lacks, "attach cookies") {
+		mode = attachLookup
+	} else if slices.Contains(lacks, "uprobe_multi") {
+		mode = attachCookies
+	}
+
+	a := startAgentOn(t, Options{PIDs: []int{s.pid}}, &sink{}, &lines{})
+	if a.kernel.mode != mode {
+		t.Errorf("probes are attached by %s, expected %s", a.kernel.mode, mode)
+	}
+	if a.exec == nil {
+		t.Error("execve is not followed")
+	}
+	programs := attachEach(t, a)
+	facts, err := json.Marshal(map[string]any{"release": release, "attach": a.kernel.mode.String(), "programs": programs, "lacks": lacks})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("kernel: %s", facts)
+}
+
+// attachEach attaches every program to a site of the first target, whether that uses the
+// library or not, and returns how many there are.
+func attachEach(t *testing.T, a *Agent) int {
+	t.Helper()
+	b := a.targets.binaries[0]
+	if len(b.plan) == 0 {
+		t.Fatal("no site was found")
+	}
+	exe, err := link.OpenExecutable(fmt.Sprintf("/proc/self/fd/%d", b.exe.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	site := planned{offsets: b.plan[0].offsets[:1], cookies: b.plan[0].cookies[:1]}
+	for name, p := range a.kernel.collection.Programs {
+		if p.Type() != ebpf.Kprobe {
+			continue
+		}
+		site.program = name
+		links, err := attachProgram(a.kernel, exe, site, os.Getpid()) // which never fires there
+		if err != nil {
+			t.Errorf("attach %s: %v", name, err)
+		}
+		if err := links.Close(); err != nil {
+			t.Errorf("detach %s: %v", name, err)
+		}
+	}
+	return len(a.kernel.collection.Programs)
+}
