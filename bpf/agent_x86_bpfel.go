@@ -35,6 +35,13 @@ const (
 	AgentCounterCOUNTERS                   AgentCounter = 16
 )
 
+type AgentExecNotice struct {
+	_    structs.HostLayout
+	AtNs uint64
+	Tgid uint32
+	Pad  uint32
+}
+
 type AgentFrame struct {
 	_        structs.HostLayout
 	StartNs  uint64
@@ -529,6 +536,7 @@ const (
 	AgentMapAgentSettings           = "agent_settings"
 	AgentMapAllSeries               = "all_series"
 	AgentMapContextTable            = "context_table"
+	AgentMapExecs                   = "execs"
 	AgentMapGoroutineTable          = "goroutine_table"
 	AgentMapGoroutines              = "goroutines"
 	AgentMapLineages                = "lineages"
@@ -552,6 +560,7 @@ const (
 	AgentProgSqlEnd                 = "sql_end"
 	AgentProgStderrWrite            = "stderr_write"
 	AgentVarReferToCounter          = "refer_to_counter"
+	AgentVarReferToExecNotice       = "refer_to_exec_notice"
 	AgentVarReferToFrame            = "refer_to_frame"
 	AgentVarReferToGoIface          = "refer_to_go_iface"
 	AgentVarReferToGoString         = "refer_to_go_string"
@@ -661,6 +670,7 @@ type AgentMapSpecs struct {
 	AgentSettings  *ebpf.MapSpec `ebpf:"agent_settings"`
 	AllSeries      *ebpf.MapSpec `ebpf:"all_series"`
 	ContextTable   *ebpf.MapSpec `ebpf:"context_table"`
+	Execs          *ebpf.MapSpec `ebpf:"execs"`
 	GoroutineTable *ebpf.MapSpec `ebpf:"goroutine_table"`
 	Goroutines     *ebpf.MapSpec `ebpf:"goroutines"`
 	Lineages       *ebpf.MapSpec `ebpf:"lineages"`
@@ -682,6 +692,7 @@ type AgentMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type AgentVariableSpecs struct {
 	ReferToCounter          *ebpf.VariableSpec `ebpf:"refer_to_counter"`
+	ReferToExecNotice       *ebpf.VariableSpec `ebpf:"refer_to_exec_notice"`
 	ReferToFrame            *ebpf.VariableSpec `ebpf:"refer_to_frame"`
 	ReferToGoIface          *ebpf.VariableSpec `ebpf:"refer_to_go_iface"`
 	ReferToGoString         *ebpf.VariableSpec `ebpf:"refer_to_go_string"`
@@ -755,6 +766,7 @@ type AgentMaps struct {
 	AgentSettings  *ebpf.Map `ebpf:"agent_settings"`
 	AllSeries      *ebpf.Map `ebpf:"all_series"`
 	ContextTable   *ebpf.Map `ebpf:"context_table"`
+	Execs          *ebpf.Map `ebpf:"execs"`
 	GoroutineTable *ebpf.Map `ebpf:"goroutine_table"`
 	Goroutines     *ebpf.Map `ebpf:"goroutines"`
 	Lineages       *ebpf.Map `ebpf:"lineages"`
@@ -776,6 +788,7 @@ func (m *AgentMaps) Close() error {
 		m.AgentSettings,
 		m.AllSeries,
 		m.ContextTable,
+		m.Execs,
 		m.GoroutineTable,
 		m.Goroutines,
 		m.Lineages,
@@ -798,6 +811,7 @@ func (m *AgentMaps) Close() error {
 // It can be passed to LoadAgentObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AgentVariables struct {
 	ReferToCounter          *ebpf.Variable `ebpf:"refer_to_counter"`
+	ReferToExecNotice       *ebpf.Variable `ebpf:"refer_to_exec_notice"`
 	ReferToFrame            *ebpf.Variable `ebpf:"refer_to_frame"`
 	ReferToGoIface          *ebpf.Variable `ebpf:"refer_to_go_iface"`
 	ReferToGoString         *ebpf.Variable `ebpf:"refer_to_go_string"`

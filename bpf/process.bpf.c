@@ -7,10 +7,24 @@
  */
 #include "span.h"
 
+/* Wakes user space up; the records of the ring are read at an interval instead. */
+struct exec_notice {
+	u64 at_ns;
+	u32 tgid;
+	u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 64 << 10);
+} execs SEC(".maps");
+
 SEC("raw_tracepoint/sched_process_exec")
 int process_exec(void *ctx)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u64 now = bpf_ktime_get_ns();
+	struct exec_notice *notice;
 	struct record_header *r;
 	struct process *process;
 
@@ -19,13 +33,21 @@ int process_exec(void *ctx)
 		if (process)
 			process->bias = BIAS_STALE;
 	}
+	/* In the order of the records: what follows is of another program. */
 	r = bpf_ringbuf_reserve(&ring, sizeof(*r), 0);
-	if (!r)
+	if (r) {
+		__builtin_memset(r, 0, sizeof(*r));
+		r->kind = RECORD_EXEC;
+		r->start_ns = now;
+		r->tgid = tgid;
+		bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP);
+	}
+	notice = bpf_ringbuf_reserve(&execs, sizeof(*notice), 0);
+	if (!notice)
 		return 0; /* the periodic scan finds it */
-	__builtin_memset(r, 0, sizeof(*r));
-	r->kind = RECORD_EXEC;
-	r->start_ns = bpf_ktime_get_ns();
-	r->tgid = tgid;
-	bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP);
+	notice->at_ns = now;
+	notice->tgid = tgid;
+	notice->pad = 0;
+	bpf_ringbuf_submit(notice, 0);
 	return 0;
 }

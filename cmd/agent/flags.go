@@ -17,6 +17,9 @@ const runExamples = `  # the service with this PID; other processes of its binar
   # every process of this binary, those that start later too
   sudo PLAIN_CLOUD_EXPORT_TOKEN=... agent run --exe /usr/local/bin/shop
 
+  # every Go process of the machine
+  sudo PLAIN_CLOUD_EXPORT_TOKEN=... agent run --all
+
   # one trace in ten, the token from a file, everything else from a config file
   sudo agent run --config agent.yaml --token-file token --sample-rate 0.1
 
@@ -87,6 +90,9 @@ func addFlags(cmd *cobra.Command, file *string) {
 			f.StringSlice(s.Flag, nil, s.Help)
 		case "exe":
 			f.StringArray(s.Flag, nil, s.Help)
+		case "all":
+			f.Bool(s.Flag, false, s.Help)
+			continue
 		default:
 			f.String(s.Flag, "", s.Help)
 		}
@@ -104,7 +110,10 @@ func givenFlags(cmd *cobra.Command) map[string]any {
 		if s.Flag == "" || flag == nil || !flag.Changed {
 			continue
 		}
-		v := flag.Value.(namedValue).Value
+		v := flag.Value
+		if named, ok := v.(namedValue); ok {
+			v = named.Value
+		}
 		if list, ok := v.(pflag.SliceValue); ok {
 			given[s.Key] = list.GetSlice()
 		} else {

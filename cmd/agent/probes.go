@@ -2,14 +2,18 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"sync"
 
 	"go.opentelemetry.io/otel/log"
 
 	"github.com/plainframework/agent/internal/config"
 	"github.com/plainframework/agent/internal/export"
 	"github.com/plainframework/agent/internal/probes"
+	"github.com/plainframework/agent/internal/probes/kubernetes"
 	"github.com/plainframework/agent/internal/probes/logtext"
+	"github.com/plainframework/agent/internal/probes/process"
 )
 
 // prober is what run needs of internal/probes.
@@ -30,19 +34,26 @@ func startProbes(cfg config.Config, state *probes.State, sink *export.Pipeline, 
 		return nil, err
 	}
 	options.State, options.Handed = state, sink.Handed
+	p := &nodeProber{}
+	if cluster := startCluster(cfg.Kubernetes, logger, p); cluster != nil {
+		options.Cluster = cluster
+	}
 	agent, err := probes.New(options, sink, logger)
 	if err != nil {
+		p.stop()
 		return nil, err
 	}
-	return statusProber{agent}, nil
+	p.Agent = agent
+	return p, nil
 }
 
 // probeOptions is what cfg means to internal/probes.
 func probeOptions(cfg config.Config) (probes.Options, error) {
 	redact, err := logtext.NewRedactor(true, cfg.Logs.Redact)
 	return probes.Options{
-		PIDs: cfg.Targets.PIDs,
-		Exes: cfg.Targets.Exes,
+		PIDs:  cfg.Targets.PIDs,
+		Exes:  cfg.Targets.Exes,
+		Rules: rulesOf(cfg.Targets),
 		Sampling: probes.Sampling{
 			Rate: cfg.Traces.SampleRate, Sampler: cfg.Traces.Sampler,
 			KeepErrors: cfg.Traces.KeepErrors, KeepSlowerThan: cfg.Traces.KeepSlowerThan,
@@ -58,11 +69,66 @@ func probeOptions(cfg config.Config) (probes.Options, error) {
 			Rate: cfg.Logs.Rate, Burst: cfg.Logs.Burst,
 		},
 		MaxOverhead:    float64(cfg.Probes.MaxOverhead),
+		ClusterWait:    cfg.Kubernetes.Wait,
 		DropPrivileges: true,
 	}, err
 }
 
-// statusProber gives the status its type for JSON.
-type statusProber struct{ *probes.Agent }
+// nodeProber is the probes, and what they know of the cluster they run in.
+type nodeProber struct {
+	*probes.Agent
+	stopCluster context.CancelFunc
+	cluster     sync.WaitGroup
+}
 
-func (p statusProber) Status() any { return p.Agent.Status() }
+// Status gives the status its type for JSON.
+func (p *nodeProber) Status() any { return p.Agent.Status() }
+
+// Close frees the probes and ends the cluster's informers.
+func (p *nodeProber) Close() error {
+	p.stop()
+	return p.Agent.Close()
+}
+
+func (p *nodeProber) stop() {
+	if p.stopCluster != nil {
+		p.stopCluster()
+		p.cluster.Wait()
+	}
+}
+
+// startCluster follows the pods of the node, nil outside a cluster. Without it there
+// are spans all the same, so what is wrong with it is said, and no error.
+func startCluster(k config.Kubernetes, logger *slog.Logger, p *nodeProber) *kubernetes.Cluster {
+	if !k.Enabled || k.APIServer == "" {
+		return nil
+	}
+	cluster, err := kubernetes.New(kubernetes.Options{
+		APIServer: k.APIServer, Node: k.Node, Cluster: k.Cluster,
+		TokenFile: kubernetes.TokenFile, CAFile: kubernetes.CAFile,
+		UserAgent: "plain-agent/" + readVersion().String(),
+	}, logger)
+	if err != nil {
+		logger.Warn("nothing is known of the cluster's pods", "error", err)
+		return nil
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	p.stopCluster = stop
+	p.cluster.Go(func() {
+		if err := cluster.Run(ctx); err != nil {
+			logger.Warn("nothing is known of the cluster's pods", "error", fmt.Errorf("follow pods: %w", err))
+		}
+	})
+	return cluster
+}
+
+func rulesOf(t config.Targets) process.Rules {
+	rules := func(list []config.Rule) []process.Rule {
+		out := make([]process.Rule, len(list))
+		for i, r := range list {
+			out[i] = process.Rule(r)
+		}
+		return out
+	}
+	return process.Rules{All: t.All, Include: rules(t.Include), Exclude: rules(t.Exclude)}
+}

@@ -98,8 +98,8 @@ func (r *runner) run(ctx context.Context) (err error) {
 	for _, w := range r.cfg.Warnings {
 		r.logger.Warn(w)
 	}
-	if r.cfg.Active() && len(r.cfg.Targets.PIDs) == 0 && len(r.cfg.Targets.Exes) == 0 {
-		return errors.New("nothing to instrument: name a process with --pid or a binary with --exe, or list them under targets in the config file")
+	if r.cfg.Active() && !r.cfg.Targets.Named() {
+		return errors.New("nothing to instrument: name a process with --pid or a binary with --exe, take everything with --all, or write rules under targets in the config file")
 	}
 	status, err := listenStatus(r.cfg.Agent.Status)
 	if err != nil {

@@ -35,13 +35,14 @@ const (
 // Config is every setting of the agent. Read it with [Load]; the zero value is
 // not usable, [Default] is.
 type Config struct {
-	Targets Targets `koanf:"targets"`
-	Export  Export  `koanf:"export"`
-	Traces  Traces  `koanf:"traces"`
-	Metrics Metrics `koanf:"metrics"`
-	Logs    Logs    `koanf:"logs"`
-	Probes  Probes  `koanf:"probes"`
-	Agent   Agent   `koanf:"agent"`
+	Targets    Targets    `koanf:"targets"`
+	Kubernetes Kubernetes `koanf:"kubernetes"`
+	Export     Export     `koanf:"export"`
+	Traces     Traces     `koanf:"traces"`
+	Metrics    Metrics    `koanf:"metrics"`
+	Logs       Logs       `koanf:"logs"`
+	Probes     Probes     `koanf:"probes"`
+	Agent      Agent      `koanf:"agent"`
 
 	// Warnings are things that are probably mistakes but do not stop the
 	// agent, such as an unknown PLAIN_CLOUD_ variable. For the log.
@@ -55,6 +56,43 @@ type Config struct {
 type Targets struct {
 	PIDs []int    `koanf:"pids"` // these processes, no other of the same binary
 	Exes []string `koanf:"exes"` // every process of these binaries, now and later; absolute paths
+
+	All     bool   `koanf:"all"`     // every Go process of the node that no rule excludes
+	Include []Rule `koanf:"include"` // those that one of these matches
+	Exclude []Rule `koanf:"exclude"` // but none of these; wins over All and Include, not over PIDs and Exes
+}
+
+// Rule matches a process if all of its patterns do. In a pattern, * stands for any
+// text, slashes too, and ? for one character.
+type Rule struct {
+	Exe       string `koanf:"exe"`       // path of the executable, as the process sees it
+	Command   string `koanf:"command"`   // arguments, with a space between
+	Container string `koanf:"container"` // name in Kubernetes, or id
+	Namespace string `koanf:"namespace"` // of Kubernetes
+	Pod       string `koanf:"pod"`
+
+	Labels      map[string]string `koanf:"labels"`      // of the pod
+	Annotations map[string]string `koanf:"annotations"` // of the pod
+	Env         map[string]string `koanf:"env"`         // that the process was started with
+}
+
+// ofPod tells whether the rule asks for what only a cluster knows.
+func (r Rule) ofPod() bool {
+	return r.Namespace != "" || r.Pod != "" || len(r.Labels) > 0 || len(r.Annotations) > 0
+}
+
+// Named tells whether there is anything to instrument.
+func (t Targets) Named() bool {
+	return len(t.PIDs) > 0 || len(t.Exes) > 0 || t.All || len(t.Include) > 0
+}
+
+// Kubernetes says where the agent learns about pods.
+type Kubernetes struct {
+	Enabled   bool          `koanf:"enabled"`
+	APIServer string        `koanf:"api_server"`   // URL; "" outside a cluster
+	Node      string        `koanf:"node_name"`    // its name in the cluster
+	Cluster   string        `koanf:"cluster_name"` // k8s.cluster.name
+	Wait      time.Duration `koanf:"wait"`         // for what the API server does not know yet
 }
 
 // Export says where telemetry goes and how.
@@ -164,11 +202,12 @@ func Default() Config {
 			SpoolDir:    DefaultSpoolDir,
 			SpoolSize:   512 << 20,
 		},
-		Traces:  Traces{SampleRate: 1, Sampler: SamplerRatio, KeepErrors: true, KeepLimit: 100, RemoteLimit: 1000},
-		Metrics: Metrics{Interval: time.Minute, MaxSeries: 2000},
-		Logs:    Logs{Export: true, Level: severityInfo, Rate: 1000, Burst: 5000},
-		Probes:  Probes{RingSize: 4 << 20, MaxInFlight: 8192},
-		Agent:   Agent{Status: "127.0.0.1:4319", StateDir: DefaultStateDir, LogLevel: "info", LogFormat: "text"},
+		Kubernetes: Kubernetes{Enabled: true, Wait: 5 * time.Second},
+		Traces:     Traces{SampleRate: 1, Sampler: SamplerRatio, KeepErrors: true, KeepLimit: 100, RemoteLimit: 1000},
+		Metrics:    Metrics{Interval: time.Minute, MaxSeries: 2000},
+		Logs:       Logs{Export: true, Level: severityInfo, Rate: 1000, Burst: 5000},
+		Probes:     Probes{RingSize: 4 << 20, MaxInFlight: 8192},
+		Agent:      Agent{Status: "127.0.0.1:4319", StateDir: DefaultStateDir, LogLevel: "info", LogFormat: "text"},
 	}
 }
 

@@ -110,7 +110,14 @@ func TestPrecedence(t *testing.T) {
 
 func TestFileSetsEverything(t *testing.T) {
 	file := write(t, "agent.yaml", `
-targets: {pids: [1, 22], exes: [/usr/bin/caddy]}
+targets:
+  pids: [1, 22]
+  exes: [/usr/bin/caddy]
+  include:
+  - {exe: /usr/*, command: "* serve", env: {TIER: front}}
+  - {container: app, namespace: shop-*, pod: a, labels: {app.kubernetes.io/name: shop}}
+  exclude: [{annotations: {plain.example/off: "true"}}]
+kubernetes: {enabled: false, api_server: "https://10.0.0.1", node_name: n1, cluster_name: prod, wait: 3s}
 export:
   enabled: false
   url: http://127.0.0.1:4318/base
@@ -142,7 +149,13 @@ agent: {status: "", state_dir: /sys/fs/bpf/x, log_level: debug, log_format: json
 		t.Fatal(err)
 	}
 	want := Config{
-		Targets: Targets{PIDs: []int{1, 22}, Exes: []string{"/usr/bin/caddy"}},
+		Targets: Targets{PIDs: []int{1, 22}, Exes: []string{"/usr/bin/caddy"},
+			Include: []Rule{
+				{Exe: "/usr/*", Command: "* serve", Env: map[string]string{"TIER": "front"}},
+				{Container: "app", Namespace: "shop-*", Pod: "a", Labels: map[string]string{"app.kubernetes.io/name": "shop"}},
+			},
+			Exclude: []Rule{{Annotations: map[string]string{"plain.example/off": "true"}}}},
+		Kubernetes: Kubernetes{APIServer: "https://10.0.0.1", Node: "n1", Cluster: "prod", Wait: 3 * time.Second},
 		Export: Export{URL: "http://127.0.0.1:4318/base", Token: testToken, TracesURL: "https://t.example/x",
 			Headers: map[string]Secret{"X-Tenant": "blue", "X.Dotted": "red"}, Timeout: 5 * time.Second, Compression: "none",
 			BatchSize: 100, BatchDelay: 200 * time.Millisecond, QueueSize: 8 << 20,
@@ -184,6 +197,10 @@ func TestErrorsSayWhatToChange(t *testing.T) {
 		{"level", "", []string{"PLAIN_CLOUD_LOG_LEVEL=LOUD"}, nil, []string{"PLAIN_CLOUD_LOG_LEVEL is LOUD: it must be DEBUG"}},
 		{"list element", "targets: {pids: [1, x]}", nil, nil, []string{"targets.pids in"}},
 		{"pid", "", nil, map[string]any{"targets.pids": []int{-4}}, []string{"--pid is -4"}},
+		{"empty rule", "targets: {include: [{exe: /a}, {}]}", nil, nil, []string{"rule 2 of targets.include in"}},
+		{"unknown key of a rule", "targets: {exclude: [{exec: /a}]}", nil, nil, []string{"targets.exclude"}},
+		{"include beside all", "targets: {all: true, include: [{exe: /a}]}", nil, nil, []string{"has no effect beside"}},
+		{"wait", "kubernetes: {wait: 1h}", nil, nil, []string{"a duration from 0s to 1m"}},
 		{"relative path", "", nil, map[string]any{"targets.exes": []string{"bin/x"}}, []string{"--exe is bin/x: it must be an absolute path"}},
 		{"ring not a power of two", "probes: {ring_size: 3MiB}", nil, nil, []string{"is 3MiB: it must be a power of two"}},
 		{"overhead without percent", "probes: {max_overhead: 2}", nil, nil, []string{"a percentage such as 2%"}},

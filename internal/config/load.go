@@ -50,6 +50,7 @@ func Load(src Sources) (Config, error) {
 	l.environ(env)
 	l.flags(src.Flags)
 	l.otel(env)
+	l.apiServer(env)
 	l.decode()
 	l.token()
 	l.cfg.Export.Proxy = proxyOf(env)

@@ -22,6 +22,16 @@ var Settings = []Setting{
 	{"targets.pids", "", "pid", "instrument this process only (repeatable)", "a list of process IDs"},
 	{"targets.exes", "", "exe", "instrument every process of this binary, now and later (repeatable)", "a list of absolute paths"},
 
+	{"targets.all", "PLAIN_AGENT_ALL", "all", "instrument every Go process of the machine that targets.exclude does not name", "true or false"},
+	{"targets.include", "", "", "rules: instrument the processes that one of them matches", "a list of rules, such as {exe: /usr/local/bin/*}"},
+	{"targets.exclude", "", "", "rules: but not those that one of these matches", "a list of rules, such as {namespace: kube-system}"},
+
+	{"kubernetes.enabled", "", "", "in a cluster, ask the API server about the pods of this node", "true or false"},
+	{"kubernetes.api_server", "", "", "its URL (default: from KUBERNETES_SERVICE_HOST and _PORT)", "a URL such as https://10.96.0.1"},
+	{"kubernetes.node_name", "PLAIN_AGENT_NODE_NAME", "", "name of this node in the cluster", "the name of a node"},
+	{"kubernetes.cluster_name", "PLAIN_AGENT_CLUSTER_NAME", "", "name of the cluster, for k8s.cluster.name", "a name"},
+	{"kubernetes.wait", "", "", "how long data waits for a pod that the API server does not know yet", "a duration from 0s to 1m, such as 5s"},
+
 	{"export.enabled", "PLAIN_CLOUD_EXPORT_ENABLED", "", "false: no export at all", "true or false"},
 	{"export.url", "PLAIN_CLOUD_EXPORT_URL", "url", "OTLP base URL", "a URL such as " + DefaultURL},
 	{"export.token", "PLAIN_CLOUD_EXPORT_TOKEN", "", "token of Plain Cloud; empty: the agent does nothing", "one line of printable characters"},

@@ -29,6 +29,7 @@ type checker struct {
 func (c *Config) problems(skip map[string]bool) []error {
 	k := checker{c: c, skip: skip}
 	k.targets()
+	k.kubernetes()
 	k.export()
 	t, m, l, p := c.Traces, c.Metrics, c.Logs, c.Probes
 	k.must(t.SampleRate >= 0 && t.SampleRate <= 1, "traces.sample_rate", t.SampleRate)
@@ -57,19 +58,6 @@ func (c *Config) problems(skip map[string]bool) []error {
 	k.must(slices.Contains([]string{"debug", "info", "warn", "error"}, c.Agent.LogLevel), "agent.log_level", c.Agent.LogLevel)
 	k.must(slices.Contains([]string{"text", "json"}, c.Agent.LogFormat), "agent.log_format", c.Agent.LogFormat)
 	return k.errs
-}
-
-func (k *checker) targets() {
-	for _, pid := range k.c.Targets.PIDs {
-		if pid <= 0 {
-			k.add("targets.pids", "%s is %d: it must be the number of a running process", k.c.label("targets.pids"), pid)
-		}
-	}
-	for _, exe := range k.c.Targets.Exes {
-		if !filepath.IsAbs(exe) {
-			k.add("targets.exes", "%s is %s: it must be an absolute path", k.c.label("targets.exes"), exe)
-		}
-	}
 }
 
 func (k *checker) export() {

@@ -8,17 +8,19 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 
 	"github.com/plainframework/agent/bpf"
 	"github.com/plainframework/agent/internal/probes/event"
+	"github.com/plainframework/agent/internal/probes/kubernetes"
+	"github.com/plainframework/agent/internal/probes/process"
 )
 
 // Options say what to instrument, and how much room it may take.
 type Options struct {
 	PIDs     []int    // processes; others of the same binary stay free of probes
 	Exes     []string // executables: every process, now and later
+	Rules    process.Rules
 	Sampling Sampling
 	Version  string // of the agent
 
@@ -37,6 +39,9 @@ type Options struct {
 	// state included; nil: those of this agent.
 	Handed func() uint64
 
+	Cluster     Cluster       // nil outside one
+	ClusterWait time.Duration // for what the cluster does not know yet
+
 	MaxOverhead float64 // share of a target's CPU time that probes may cost; 0: any
 
 	// DropPrivileges has New give up, for the whole process, all capabilities that are
@@ -50,7 +55,7 @@ type Options struct {
 type Agent struct {
 	log     *slog.Logger
 	kernel  *kernel
-	exec    link.Link
+	exec    *execWatch
 	ring    *ringbuf.Reader
 	logRing *ringbuf.Reader
 	targets *targets
@@ -76,6 +81,9 @@ func New(o Options, sink event.Sink, log *slog.Logger) (*Agent, error) {
 
 func (a *Agent) start(sink event.Sink) (err error) {
 	o, log := a.options, a.log
+	if err := process.CheckNamespace(); err != nil {
+		return err
+	}
 	if a.kernel, err = loadKernel(o); err != nil {
 		return err
 	}
@@ -94,7 +102,7 @@ func (a *Agent) start(sink event.Sink) (err error) {
 	if a.ring, err = ringbuf.NewReader(a.kernel.mapOf("ring")); err != nil {
 		return fmt.Errorf("open ring buffer: %w", err)
 	}
-	if a.exec, err = a.kernel.attachExec(); err != nil {
+	if a.exec, err = watchExec(a.kernel); err != nil {
 		log.Warn("new processes are found by scanning, not at once", "error", err)
 	}
 	if a.targets, err = newTargets(a.kernel, o, log); err != nil {
@@ -152,6 +160,9 @@ func (a *Agent) Run(ctx context.Context) error {
 
 	var following sync.WaitGroup
 	following.Go(func() { a.targets.run(ctx) })
+	if a.exec != nil {
+		following.Go(func() { a.exec.run(ctx, a.targets.execs) })
+	}
 	following.Go(func() { a.collect.run(ctx, a.options.MetricsInterval) })
 	if a.options.MaxOverhead > 0 {
 		following.Go(func() { newBackoff(a.kernel, a.targets, a.options.MaxOverhead, a.log).run(ctx) })
@@ -209,6 +220,12 @@ func (a *Agent) Status() Status {
 		s.Losses["invalid_record"] = n
 	}
 	s.State = a.options.State.status(s.Losses)
+	if n := a.reader.unselected.Load(); n > 0 {
+		s.Losses["not_selected"] = n
+	}
+	if c, ok := a.options.Cluster.(*kubernetes.Cluster); ok {
+		s.Cluster = c.Status()
+	}
 	return s
 }
 

@@ -197,5 +197,9 @@ func (t *targets) find(pid int) *target {
 		p.Close()
 		return nil
 	}
-	return t.add(p, a.binary)
+	if !t.asked(p) {
+		p.Close()
+		return nil
+	}
+	return t.add(p, a.binary, 0)
 }

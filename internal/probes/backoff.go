@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/plainframework/agent/bpf"
@@ -65,7 +67,11 @@ func (b *backoff) look() error {
 		return err
 	}
 	uses := b.measure(loads)
-	for _, a := range b.targets.attachedBinaries() {
+	known := b.targets.attachedBinaries()
+	maps.DeleteFunc(b.binaries, func(e *executable, _ *binaryLoad) bool {
+		return !slices.ContainsFunc(known, func(a *attached) bool { return a.binary == e })
+	})
+	for _, a := range known {
 		if u, ok := uses[a.binary]; ok {
 			b.judge(a, u)
 		}

@@ -190,13 +190,13 @@ func (t *targets) meet(pid int, known bool) {
 	}
 	t.mu.RLock()
 	a := t.byFile[p.ExeID()]
-	wanted := a != nil && a.binary != nil && (a.all || known)
+	wanted := a != nil && a.binary != nil && (a.all() || known)
 	t.mu.RUnlock()
-	if !wanted {
+	if !wanted || !t.asked(p) {
 		p.Close()
 		return
 	}
-	t.add(p, a.binary)
+	t.add(p, a.binary, 0)
 }
 
 // meetMissed looks for processes that meet was not told of, if something was lost in
@@ -221,7 +221,7 @@ func (t *targets) meetMissed() {
 	for _, r := range running {
 		t.mu.RLock()
 		a, tg := t.byFile[r.Exe], t.byPID[r.PID]
-		missed := a != nil && a.binary != nil && a.all && (tg == nil || tg.binary != a.binary)
+		missed := a != nil && a.binary != nil && a.all() && (tg == nil || tg.binary != a.binary)
 		t.mu.RUnlock()
 		if missed {
 			t.meet(r.PID, false)

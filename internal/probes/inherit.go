@@ -66,12 +66,19 @@ func (s *State) saveBinary(b *executable) {
 	}
 }
 
+func (s *State) dropBinary(id uint32) {
+	if s.keeps() {
+		_ = s.binaries.Delete(id) // it may have none
+	}
+}
+
 func recordOfFile(f *os.File) (r binaryRecord, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return r, fmt.Errorf("stat executable: %w", err)
 	}
-	return binaryRecord{Dev: uint64(st.Dev), Ino: st.Ino, Size: uint64(st.Size), Ctime: st.Ctim.Nano()}, nil
+	id := process.Identify(f, &st)
+	return binaryRecord{Dev: id.Dev, Ino: id.Ino, Size: uint64(st.Size), Ctime: st.Ctim.Nano()}, nil
 }
 
 // saveCard notes who a process is. What does not fit is left out, longest first.
@@ -282,7 +289,9 @@ func (t *targets) inheritBinary(id uint32, r binaryRecord, pid int) {
 			return
 		}
 		t.binaries[id] = known
-		t.byFile[file] = &attached{binary: known, path: shown}
+		a := &attached{binary: known, path: shown, usedAt: time.Now()}
+		a.version, _ = a.now() // the file has just been looked at
+		t.byFile[file] = a
 		return
 	}
 }
@@ -324,7 +333,7 @@ func (t *targets) inheritProcess(pid int, card *cardRecord) {
 	}
 	if p, err := process.Open(pid); err == nil {
 		if b.info != nil && p.ExeID() == b.file && (card.Start == 0 || p.StartTime() == card.Start) {
-			t.add(p, b).inherited = true
+			t.add(p, b, 0).inherited = true
 			return
 		}
 		p.Close()

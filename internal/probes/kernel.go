@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/plainframework/agent/bpf"
@@ -86,11 +85,4 @@ func loadError(err error) error {
 		return fmt.Errorf("the kernel refuses to load BPF programs, though the capabilities are there: a seccomp profile or a security module forbids bpf(2): %w", err)
 	}
 	return fmt.Errorf("load BPF programs: %w", err)
-}
-
-// attachExec reports every execve of the node through the ring.
-func (k *kernel) attachExec() (link.Link, error) {
-	return link.AttachRawTracepoint(link.RawTracepointOptions{
-		Name: "sched_process_exec", Program: k.collection.Programs["process_exec"],
-	})
 }

@@ -228,9 +228,9 @@ func (c *collector) addSeries(key *bpf.AgentSeriesKey, s *bpf.AgentSeries, exemp
 	if m == nil || s.Id == 0 {
 		return // being made just now; the next collection has it
 	}
-	tg := c.targets.of(int(key.Tgid), s.Binary)
-	if tg == nil {
-		return
+	tg, err := c.targets.of(int(key.Tgid), s.Binary)
+	if err != nil {
+		return // not a process that was asked for
 	}
 	gained := histogramSince(&s.Histogram, c.seen[*key])
 	if gained.count == 0 {
@@ -266,7 +266,7 @@ func (c *collector) gatherOverflow(only *uint32) error {
 			if gained.count == 0 {
 				continue
 			}
-			if tg := c.targets.of(int(*tgid), p.Binary); tg != nil {
+			if tg, err := c.targets.of(int(*tgid), p.Binary); err == nil {
 				c.saw(key, p.Overflow[m.slot])
 				c.point(tg.process, m, overflow).add(gained)
 			}

@@ -42,7 +42,12 @@ type reader struct {
 	decoded atomic.Uint64
 	invalid atomic.Uint64 // records that made no sense
 	refused uint64        // of those, the ones of spans
-	batch   []event.Span
+	// unselected are records of processes that turned out not to be wanted.
+	unselected atomic.Uint64
+
+	now   time.Time // of this look into the ring
+	held  holding
+	batch []event.Span
 }
 
 // recordKind is what to do with one kind of record.
@@ -79,6 +84,8 @@ func (r *reader) run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		r.targets.state.beat()
+		r.now = time.Now()
+		r.letGo(r.now)
 		waiting := r.ring.AvailableBytes()
 		if err := r.drain(&record); err != nil {
 			return err
@@ -100,6 +107,7 @@ func (r *reader) run(ctx context.Context) error {
 // last drains what is there when nothing is attached any more, and hands on what waited.
 func (r *reader) last(record *ringbuf.Record) error {
 	err := errors.Join(r.drain(record), r.drainLogs(record))
+	r.letGo(time.Time{})
 	if r.logs != nil {
 		r.logs.close()
 	}
@@ -158,12 +166,36 @@ func (r *reader) handleLog(raw []byte) {
 		r.invalid.Add(1)
 		return
 	}
-	target := r.targets.of(int(written.Header.Tgid), written.Header.Binary)
-	if target == nil {
-		r.invalid.Add(1)
+	target, err := r.targets.of(int(written.Header.Tgid), written.Header.Binary)
+	if err != nil {
+		if !errors.Is(err, errNotSelected) {
+			r.invalid.Add(1)
+		}
+		return
+	}
+	if target.holds(r.now) && r.held.putLog(target, written, text, r.decode.offset) {
 		return
 	}
 	r.logs.write(target, written, text, r.decode.offset)
+}
+
+// target is where the record of a span came from; nil, and counted, if it is of no use.
+func (r *reader) target(header *bpf.AgentRecordHeader) *target {
+	target, err := r.targets.of(int(header.Tgid), header.Binary)
+	switch {
+	case errors.Is(err, errNotSelected):
+		r.skip(1)
+	case err != nil:
+		r.refuse()
+	}
+	return target
+}
+
+// skip counts spans of processes that are not wanted.
+func (r *reader) skip(n uint64) {
+	r.unselected.Add(n)
+	r.refused += n
+	r.targets.state.note(wordInvalid, r.refused)
 }
 
 // release takes spans back that waited for the text of a panic.
@@ -194,9 +226,8 @@ func (r *reader) handle(raw []byte) {
 		r.refuse()
 		return
 	}
-	target := r.targets.of(int(header.Tgid), header.Binary)
+	target := r.target(header)
 	if target == nil {
-		r.refuse()
 		return
 	}
 	if r.batch == nil {
@@ -214,6 +245,10 @@ func (r *reader) handle(raw []byte) {
 	r.decode.end(span, bpf.AgentSpanFlags(header.Flags))
 	r.collect.exemplars.put(header.Series, span)
 	r.decoded.Add(1)
+	if target.holds(r.now) && r.held.put(target, span) {
+		r.batch = r.batch[:len(r.batch)-1]
+		return
+	}
 	const panicked = bpf.AgentSpanFlagsSPAN_PANIC | bpf.AgentSpanFlagsSPAN_CRASHED
 	if bpf.AgentSpanFlags(header.Flags)&panicked != 0 && r.exceptions.hold(*span, time.Now()) {
 		r.batch = r.batch[:len(r.batch)-1]

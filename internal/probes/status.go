@@ -8,6 +8,11 @@ type Status struct {
 	Ready    bool           `json:"ready"`
 	Binaries []BinaryStatus `json:"binaries"`
 	Targets  []TargetStatus `json:"targets"`
+	// Others is how many executables were looked at in which there is nothing to
+	// instrument: no Go programs, or without a library that the agent knows.
+	Others int `json:"others,omitempty"`
+	// Cluster is how well the agent knows its Kubernetes cluster; nil outside one.
+	Cluster any `json:"cluster,omitempty"`
 	// Losses of the kernel side and of decoding, by reason, over all targets,
 	// those that are gone included.
 	Losses map[string]uint64 `json:"losses,omitempty"`

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"sort"
 	"sync"
 	"time"
 
@@ -21,19 +20,31 @@ import (
 const rescan = time.Second
 
 // targets knows which processes run probed binaries, and which binaries those are.
+//
+//	targets.go    what was asked for by number or path
+//	discovery.go  what rules choose
+//	binaries.go   the executables: analysed, attached, let go
+//	following.go  the processes: found, described, gone
 type targets struct {
-	kernel      *kernel
-	log         *slog.Logger
-	watcher     *process.Watcher
-	agent       process.Agent
-	adaptedAt   time.Time     // by run
-	lostUnknown uint64        // by run: when meetMissed looked last
-	started     chan struct{} // some process called execve; never blocks the sender
+	kernel    *kernel
+	log       *slog.Logger
+	watcher   *process.Watcher
+	agent     process.Agent
+	adaptedAt time.Time  // by run
+	execs     chan execd // never blocks the sender
+
+	lostUnknown uint64 // by run: when meetMissed looked last
+
+	rules   process.Rules
+	cluster Cluster       // nil outside one
+	wait    time.Duration // for what the cluster does not know yet
 
 	mu       sync.RWMutex
 	byPID    map[int]*target
 	byFile   map[process.FileID]*attached
-	binaries []*executable // by id
+	binaries []*executable // by id; nil: free
+	freed    []freedID
+	judged   map[int]*judged // what rules said of processes
 	exes     []*wantedExe
 	pids     []int
 	past     [bpf.AgentCounterCOUNTERS]uint64 // counters of processes that are gone; see addPast
@@ -52,11 +63,14 @@ type targets struct {
 	replaced func(pid int, tg *target)
 }
 
-// target is one process of a probed binary.
+// target is one process of a probed binary. It does not change but for goneAt; when more
+// becomes known of the process, another takes its place.
 type target struct {
 	process *event.Process
 	binary  *executable
 	proc    *process.Process // nil if it was gone before it could be looked at
+	since   uint64           // when it ran execve, CLOCK_MONOTONIC in ns; 0: before the agent
+	waiting time.Time        // for the cluster to know it, until then; zero: it does
 	goneAt  time.Time        // zero while it runs
 
 	withoutLogs bool // what it writes to standard error is its own affair
@@ -65,23 +79,12 @@ type target struct {
 	inherited bool // found in what the agent before has left
 }
 
-// attached is one executable, attached or refused.
-type attached struct {
-	binary     *executable // nil if refused
-	path       string
-	err        error
-	links      []*attachment
-	adaptation adaptation // by run
-	all        bool       // for every process, not some
-	given      givenUp    // what is given up for its cost, and so not attached
-	reason     string     // for that
-}
-
 // wantedExe is a path of Options.Exes.
 type wantedExe struct {
 	path    string
 	file    process.FileID // the last one seen there
-	waiting bool           // nothing there yet
+	version process.Version
+	waiting bool // nothing there yet
 	err     error
 }
 
@@ -93,9 +96,11 @@ func newTargets(k *kernel, o Options, log *slog.Logger) (*targets, error) {
 	host, _ := os.Hostname() // the resource goes without
 	t := &targets{
 		kernel: k, log: log, watcher: watcher, pids: o.PIDs, state: o.State,
-		agent:   process.Agent{Host: host, Version: o.Version},
-		started: make(chan struct{}, 1),
-		byPID:   map[int]*target{}, byFile: map[process.FileID]*attached{},
+		rules: o.Rules, cluster: o.Cluster, wait: o.ClusterWait,
+		agent: process.Agent{Host: host, Version: o.Version},
+		execs: make(chan execd, 256),
+		byPID: map[int]*target{}, byFile: map[process.FileID]*attached{},
+		judged: map[int]*judged{},
 	}
 	for _, p := range o.Exes {
 		t.exes = append(t.exes, &wantedExe{path: p})
@@ -117,26 +122,42 @@ func (t *targets) start() error {
 			return w.err
 		}
 	}
-	return nil
+	return t.scan()
 }
 
 // run follows processes and paths until ctx is done.
 func (t *targets) run(ctx context.Context) {
 	tick := time.NewTicker(rescan)
 	defer tick.Stop()
+	scanned := time.Now()
+	var news <-chan struct{}
+	if t.cluster != nil {
+		news = t.cluster.Changed()
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case p := <-t.watcher.Exits():
 			t.exited(p)
-		case <-t.started:
+		case e := <-t.execs:
 			t.lookAll()
+			t.discover(e)
+		case <-news:
+			t.learn(time.Now())
 		case now := <-tick.C:
 			t.lookAll()
 			t.meetMissed()
+			t.learn(now)
 			t.forget(now)
+			t.release(now)
 			t.adaptAll(now)
+			if now.Sub(scanned) >= scanEvery {
+				scanned = now
+				if err := t.scan(); err != nil {
+					t.log.Warn("some processes are not found", "error", err)
+				}
+			}
 		}
 	}
 }
@@ -146,7 +167,7 @@ func (t *targets) attachPID(pid int) error {
 	if err != nil {
 		return err
 	}
-	a := t.analyse(p.ExeID(), p.ExePath(), fmt.Sprintf("/proc/%d/exe", pid))
+	a := t.analyse(p.ExeID(), p.ExeVersion(), p.ExePath(), procExe(pid))
 	if a.err != nil {
 		p.Close()
 		return fmt.Errorf("process %d (%s): %w", pid, p.ExePath(), a.err)
@@ -159,64 +180,10 @@ func (t *targets) attachPID(pid int) error {
 		}
 		return fmt.Errorf("process %d (%s): %w", pid, p.ExePath(), err)
 	}
-	t.add(p, a.binary)
+	t.add(p, a.binary, 0)
 	t.log.Info("attached", "pid", pid, "exe", a.path, "go", a.binary.info.GoVersion().String())
 	return nil
 }
-
-// analyse finds or makes the binary of a file.
-func (t *targets) analyse(id process.FileID, shown, open string) *attached {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if a := t.byFile[id]; a != nil {
-		return a
-	}
-	a := &attached{path: shown}
-	t.byFile[id] = a
-	if isSelf(id) {
-		a.err = errSelf
-		return a
-	}
-	number := t.freeNumber()
-	if number >= maxBinaries {
-		a.err = fmt.Errorf("%s: the agent knows %d binaries already, which is its limit", shown, maxBinaries)
-		return a
-	}
-	file, err := os.Open(open)
-	if err != nil {
-		a.err = process.Denied(err)
-		return a
-	}
-	a.binary, a.err = newExecutable(t.kernel, uint32(number), id, shown, file)
-	if a.err == nil {
-		if number == len(t.binaries) {
-			t.binaries = append(t.binaries, nil)
-		}
-		t.binaries[number] = a.binary
-		t.state.saveBinary(a.binary)
-	}
-	return a
-}
-
-// errSelf: its own requests would beget spans, which beget requests.
-var errSelf = errors.New("this is the agent itself, which is never instrumented")
-
-func isSelf(id process.FileID) bool {
-	self, err := process.Stat("/proc/self/exe")
-	return err == nil && self == id
-}
-
-// freeNumber is the lowest number that no binary has. The caller holds mu.
-func (t *targets) freeNumber() int {
-	for i, b := range t.binaries {
-		if b == nil {
-			return i
-		}
-	}
-	return len(t.binaries)
-}
-
-const maxBinaries = 1024 // MAX_BINARIES of bpf/maps.h
 
 func (t *targets) lookAll() {
 	for _, w := range t.exes {
@@ -230,35 +197,31 @@ func (t *targets) lookAll() {
 
 // look attaches to the file that is at a path now, unless that is done already.
 func (t *targets) look(w *wantedExe) {
-	id, err := process.Stat(w.path)
+	id, version, err := process.StatVersion(w.path)
 	t.mu.Lock()
 	w.waiting = errors.Is(err, os.ErrNotExist)
-	known := w.file == id && err == nil
+	known := w.file == id && w.version == version && err == nil
 	t.mu.Unlock()
 	if known || w.waiting {
 		return
 	}
 	if err == nil {
-		err = t.attachExe(w.path, id)
+		err = t.attachExe(w.path, id, version)
 	}
 	t.mu.Lock()
-	w.file, w.err = id, err
+	w.file, w.version, w.err = id, version, err
 	t.mu.Unlock()
 }
 
-func (t *targets) attachExe(exe string, id process.FileID) error {
-	a := t.analyse(id, exe, exe)
+func (t *targets) attachExe(exe string, id process.FileID, version process.Version) error {
+	a := t.analyse(id, version, exe, exe)
 	if a.err != nil {
 		return fmt.Errorf("%s: %w", exe, a.err)
 	}
 	t.mu.Lock()
-	all := a.all
-	a.all = true
+	a.named = true
 	t.mu.Unlock()
-	if all {
-		return nil
-	}
-	if err := t.attach(a, 0); err != nil {
+	if err := t.cover(a); err != nil {
 		return fmt.Errorf("%s: %w", exe, err)
 	}
 	t.log.Info("attached", "exe", exe, "go", a.binary.info.GoVersion().String())
@@ -268,200 +231,12 @@ func (t *targets) attachExe(exe string, id process.FileID) error {
 	}
 	for _, r := range running {
 		if p, err := process.Open(r.PID); err == nil && p.ExeID() == id {
-			t.add(p, a.binary)
+			t.add(p, a.binary, 0)
 		} else if err == nil {
 			p.Close()
 		}
 	}
 	return nil
-}
-
-// add makes a target of a process; it takes p over.
-func (t *targets) add(p *process.Process, b *executable) *target {
-	if err := t.kernel.introduce(p, b); err != nil {
-		t.log.Warn("a process stays unobserved", "pid", p.PID(), "error", err)
-	}
-	resource, err := p.Resource(b.info.BuildInfo(), t.agent)
-	if err != nil {
-		t.log.Debug("resource is incomplete", "pid", p.PID(), "error", err)
-	}
-	tg := &target{binary: b, proc: p, process: &event.Process{
-		PID: p.PID(), StartTime: p.StartTime(), Exe: p.ExePath(), Resource: resource,
-	}}
-	if tg.withoutLogs = asksForNoLogs(p); tg.withoutLogs {
-		t.kernel.captureLogs(p.PID(), false)
-	}
-	t.mu.Lock()
-	old := t.byPID[p.PID()]
-	t.byPID[p.PID()] = tg
-	t.mu.Unlock()
-	if old != nil && old.proc != nil {
-		t.watcher.Untrack(old.proc)
-		old.proc.Close()
-	}
-	t.state.saveCard(tg.process, b.id)
-	if err := t.watcher.Track(p); err != nil {
-		t.log.Debug("exit will be seen late", "pid", p.PID(), "error", err)
-	}
-	return tg
-}
-
-// of is the target that a record came from. The process may be new to user space,
-// or gone: then it is described by what is known of its binary.
-func (t *targets) of(pid int, binaryID uint32) *target {
-	t.mu.RLock()
-	tg := t.byPID[pid]
-	var b *executable
-	if int(binaryID) < len(t.binaries) {
-		b = t.binaries[binaryID]
-	}
-	t.mu.RUnlock()
-	if b == nil {
-		return nil
-	}
-	if tg != nil && tg.binary == b {
-		return tg
-	}
-	if p, err := process.Open(pid); err == nil {
-		if p.ExeID() == b.file {
-			return t.add(p, b)
-		}
-		p.Close()
-	}
-	tg = t.unknown(pid, b)
-	t.mu.Lock()
-	t.byPID[pid] = tg
-	t.mu.Unlock()
-	return tg
-}
-
-// execed is told, in the order of the ring, that a process runs another program now:
-// what follows under this number is not what was there before.
-func (t *targets) execed(pid int, at uint64) {
-	t.mu.Lock()
-	tg := t.byPID[pid]
-	delete(t.byPID, pid)
-	waiting := len(t.exes) > 0
-	t.mu.Unlock()
-	if tg != nil {
-		t.replace(pid, tg, at)
-	}
-	t.meet(pid, tg != nil)
-	if waiting {
-		select {
-		case t.started <- struct{}{}:
-		default: // one look is pending, and sees this one too
-		}
-	}
-}
-
-func (t *targets) exited(p *process.Process) {
-	if p == nil {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if tg := t.byPID[p.PID()]; tg != nil && tg.proc == p {
-		tg.goneAt = time.Now()
-	}
-}
-
-// linger is how long a process that is gone stays known: its last records are
-// still on their way.
-const linger = 2 * time.Second
-
-func (t *targets) forget(now time.Time) {
-	t.mu.Lock()
-	gone := map[int]*target{}
-	for pid, tg := range t.byPID {
-		if !tg.retired && !tg.goneAt.IsZero() && now.Sub(tg.goneAt) > linger {
-			gone[pid] = tg
-			tg.retired = true
-		}
-	}
-	t.mu.Unlock()
-	for pid, tg := range gone {
-		t.unwatch(tg)
-		t.kernel.captureLogs(pid, true)
-		t.lose(pid, allTime)
-		t.retired(pid, tg)
-	}
-}
-
-// replace ends a target at once: its number is another program's, which began at the
-// given time. Spans that it began before that and never ended are lost.
-func (t *targets) replace(pid int, tg *target, at uint64) {
-	t.unwatch(tg)
-	t.replaced(pid, tg)
-	t.kernel.captureLogs(pid, true)
-	t.lose(pid, at)
-	t.drop(pid, nil)
-}
-
-// unwatch stops watching one target.
-func (t *targets) unwatch(tg *target) {
-	if tg.proc != nil {
-		t.watcher.Untrack(tg.proc)
-		tg.proc.Close()
-	}
-}
-
-// lose frees and counts the spans that a process began before a time and never ended.
-func (t *targets) lose(pid int, before uint64) {
-	open, err := t.kernel.purge(uint32(pid), before)
-	if err != nil {
-		t.log.Debug("open spans of a process that is gone stay in the kernel", "pid", pid, "error", err)
-	}
-	t.addPast(bpf.AgentCounterCOUNT_LOST_UNFINISHED, open)
-}
-
-// drop deletes what the kernel keeps of a process, and keeps its counts. Nothing is done
-// if the process is another than tg by now; nil is any.
-func (t *targets) drop(pid int, tg *target) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if tg != nil {
-		if t.byPID[pid] != tg {
-			return
-		}
-		delete(t.byPID, pid)
-	}
-	var first bpf.AgentProcess
-	if t.kernel.mapOf("processes").Lookup(uint32(pid), &first) == nil {
-		// Added before it is deleted: an agent that is killed between leaves word.
-		for i, n := range first.Counters {
-			t.past[i] += n
-		}
-		t.savePast(uint32(pid))
-		if last, err := t.kernel.take(uint32(pid)); err == nil {
-			for i, n := range last.Counters {
-				t.past[i] += n - first.Counters[i]
-			}
-		}
-		t.savePast(0)
-	}
-	t.state.dropCard(pid)
-}
-
-// addPast counts what no process can count any more.
-func (t *targets) addPast(c bpf.AgentCounter, n uint64) {
-	if n == 0 {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.past[c] += n
-	t.savePast(0)
-}
-
-// savePast keeps the counts across a crash. The caller holds mu.
-func (t *targets) savePast(retiring uint32) {
-	if !t.state.keeps() {
-		return
-	}
-	if err := t.state.past.Put(uint32(0), &pastRecord{Counters: t.past, Retiring: uint64(retiring)}); err != nil {
-		t.log.Debug("after a crash, counts would be wrong", "error", err)
-	}
 }
 
 // detach takes all probes out of all targets.
@@ -502,85 +277,4 @@ func (t *targets) close() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// ready: start returns only when everything that is there is attached or refused.
-func (t *targets) ready() bool {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return !t.detached
-}
-
-func (t *targets) status() Status {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	s := Status{Ready: !t.detached, Losses: map[string]uint64{}}
-	for _, a := range t.byFile {
-		b := BinaryStatus{Path: a.path, State: "attached"}
-		if a.err != nil {
-			b.State, b.Reason = "refused", a.err.Error()
-		} else {
-			b.GoVersion, b.Groups = a.binary.info.GoVersion().String(), a.binary.groups
-			b.Backoff = a.backoffStatus()
-		}
-		s.Binaries = append(s.Binaries, b)
-	}
-	sort.Slice(s.Binaries, func(i, j int) bool { return s.Binaries[i].Path < s.Binaries[j].Path })
-	for pid, tg := range t.byPID {
-		ts := TargetStatus{PID: pid, Exe: tg.process.Exe, Service: serviceName(tg.process), State: "attached"}
-		if !tg.goneAt.IsZero() {
-			ts.State = "gone"
-		}
-		s.Targets = append(s.Targets, ts)
-	}
-	sort.Slice(s.Targets, func(i, j int) bool { return s.Targets[i].PID < s.Targets[j].PID })
-	for _, w := range t.exes {
-		if w.waiting {
-			s.Targets = append(s.Targets, TargetStatus{Exe: w.path, State: "waiting", Reason: "there is no such file yet"})
-		} else if w.err != nil {
-			s.Targets = append(s.Targets, TargetStatus{Exe: w.path, State: "refused", Reason: w.err.Error()})
-		}
-	}
-	t.count(&s)
-	return s
-}
-
-// counters adds up the kernel's counters over processes that run and that are gone.
-func (t *targets) counters() [bpf.AgentCounterCOUNTERS]uint64 {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.countersLocked()
-}
-
-func (t *targets) countersLocked() [bpf.AgentCounterCOUNTERS]uint64 {
-	total := t.past
-	var pid uint32
-	var p bpf.AgentProcess
-	for it := t.kernel.mapOf("processes").Iterate(); it.Next(&pid, &p); {
-		for i, n := range p.Counters {
-			total[i] += n
-		}
-	}
-	return total
-}
-
-// count fills in where all spans went.
-func (t *targets) count(s *Status) {
-	total := t.countersLocked()
-	s.Spans.Emitted = total[bpf.AgentCounterCOUNT_EMITTED]
-	s.Spans.SampledOut = total[bpf.AgentCounterCOUNT_SAMPLED_OUT]
-	for i, name := range counterNames {
-		if name != "" && total[i] > 0 {
-			s.Losses[name] = total[i]
-		}
-	}
-}
-
-func serviceName(p *event.Process) string {
-	for _, kv := range p.Resource {
-		if kv.Key == "service.name" {
-			return kv.Value.AsString()
-		}
-	}
-	return ""
 }

@@ -5,21 +5,54 @@ import "strings"
 // idLen is the length of a container's id: a SHA-256 in hexadecimal.
 const idLen = 64
 
-// ContainerID returns the id of the container that the process runs in, or ""
-// if it runs in none or that cannot be told.
-func (p *Process) ContainerID() string {
+// Container is what the control groups of a process say of where it runs; "" is
+// unknown, or not in one.
+type Container struct {
+	ID     string
+	PodUID string // of Kubernetes
+}
+
+// Container returns the container that the process runs in.
+func (p *Process) Container() Container {
 	// What cannot be read tells nothing; the error is that of the next read.
 	b, err := p.read("cgroup", maxCgroup)
 	if err != nil {
-		return ""
+		return Container{}
 	}
-	if id := containerFromCgroup(string(b)); id != "" {
-		return id
+	c := Container{ID: containerFromCgroup(string(b)), PodUID: podFromCgroup(string(b))}
+	if c.ID != "" {
+		return c
 	}
-	if b, err = p.read("mountinfo", maxMountinfo); err != nil {
-		return ""
+	if b, err = p.read("mountinfo", maxMountinfo); err == nil {
+		c.ID = containerFromMounts(string(b))
 	}
-	return containerFromMounts(string(b))
+	return c
+}
+
+// podFromCgroup finds the UID of the pod in the group that the kubelet makes for it:
+// "podUID" (cgroupfs driver), or "kubepods-burstable-podUID.slice" with underscores
+// (systemd driver). Pods that the node's own files define have 32 digits without
+// separators.
+func podFromCgroup(text string) string {
+	for line := range strings.Lines(text) {
+		for group := range strings.SplitSeq(strings.TrimSuffix(line, "\n"), "/") {
+			if slice, ok := strings.CutSuffix(group, ".slice"); ok {
+				group = slice[strings.LastIndexByte(slice, '-')+1:]
+			}
+			if uid, ok := strings.CutPrefix(group, "pod"); ok {
+				if uid = strings.ReplaceAll(uid, "_", "-"); isUID(uid) {
+					return uid
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// isUID tells whether a text looks like the UID of a pod.
+func isUID(s string) bool {
+	digits := strings.ReplaceAll(s, "-", "")
+	return len(digits) == 32 && isHex(digits) && (len(s) == 32 || len(s) == 36)
 }
 
 // containerFromCgroup finds the id in /proc/PID/cgroup, version 1 or 2. The

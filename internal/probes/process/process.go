@@ -38,11 +38,6 @@ type failure struct {
 func (f *failure) Error() string { return f.text }
 func (f *failure) Unwrap() error { return f.kind }
 
-// FileID identifies a file among all that exist at the same time.
-type FileID struct {
-	Dev, Ino uint64
-}
-
 // Process is one running process. Its methods are safe for concurrent use,
 // but for Close.
 type Process struct {
@@ -51,9 +46,10 @@ type Process struct {
 	pidfd int
 	dir   int // /proc/PID
 
-	exe  *os.File
-	id   FileID
-	path string
+	exe     *os.File
+	id      FileID
+	version Version
+	path    string
 
 	closeOnce sync.Once
 }
@@ -121,7 +117,7 @@ func (p *Process) openExe() error {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return fmt.Errorf("process %d: its executable is no regular file", p.pid)
 	}
-	p.id = fileID(&st)
+	p.id, p.version = identify(fd, &st), version(&st)
 	p.path, err = p.exePath(uint64(st.Nlink)) // its size differs by architecture
 	return err
 }
@@ -139,6 +135,9 @@ func (p *Process) Exe() *os.File { return p.exe }
 
 // ExeID identifies the executable's file.
 func (p *Process) ExeID() FileID { return p.id }
+
+// ExeVersion tells what the executable's file held when the process was opened.
+func (p *Process) ExeVersion() Version { return p.version }
 
 // ExePath is the path of the executable as the process itself sees it, for
 // people to read; open files of the process with [Process.OpenFile].
@@ -224,10 +223,6 @@ func hasCapability(bit uint) bool {
 	return data[bit/32].Effective&(1<<(bit%32)) != 0
 }
 
-func fileID(st *unix.Stat_t) FileID {
-	return FileID{Dev: uint64(st.Dev), Ino: st.Ino}
-}
-
 // exePath reads the path and makes it what the process sees: without the
 // directory that it was chrooted to, and without the kernel's mark of a
 // deleted file, unless that is part of the name.
@@ -258,5 +253,5 @@ func (p *Process) isExe(path string) bool {
 	}
 	defer f.Close()
 	var st unix.Stat_t
-	return unix.Fstat(int(f.Fd()), &st) == nil && fileID(&st) == p.id
+	return unix.Fstat(int(f.Fd()), &st) == nil && identify(int(f.Fd()), &st) == p.id
 }

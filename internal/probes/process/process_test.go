@@ -164,10 +164,10 @@ func TestGone(t *testing.T) {
 	if _, err := p.OpenFile("/etc/hostname"); !errors.Is(err, ErrGone) {
 		t.Errorf("open file: %v", err)
 	}
-	if id := p.ContainerID(); id != "" {
+	if id := p.Container().ID; id != "" {
 		t.Errorf("container %q", id)
 	}
-	if _, err := p.Resource(nil, Agent{}); !errors.Is(err, ErrGone) {
+	if _, err := p.Resource(nil, Agent{}, Surroundings{}); !errors.Is(err, ErrGone) {
 		t.Errorf("resource: %v", err)
 	}
 	if _, err := io.ReadAll(p.Exe()); err != nil {

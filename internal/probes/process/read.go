@@ -148,6 +148,21 @@ func (p *Process) Environ() ([]string, error) {
 	return splitNUL(b, maxEnviron), nil
 }
 
+// Environment is Environ by name; nil if it cannot be read.
+func (p *Process) Environment() map[string]string {
+	list, err := p.Environ()
+	if err != nil {
+		return nil
+	}
+	env := make(map[string]string, len(list))
+	for _, kv := range list {
+		if name, value, ok := strings.Cut(kv, "="); ok {
+			env[name] = value
+		}
+	}
+	return env
+}
+
 // Cmdline returns the arguments of the process, at most 64 KiB of them. They
 // may hold secrets: show them to nobody.
 func (p *Process) Cmdline() ([]string, error) {

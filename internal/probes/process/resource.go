@@ -40,13 +40,19 @@ type Agent struct {
 	ServiceName string
 }
 
+// Surroundings is what others know of where a process runs, such as a cluster.
+type Surroundings struct {
+	Defaults []attribute.KeyValue // what the process's environment says wins over these
+	Facts    []attribute.KeyValue // these win over it
+}
+
 // Resource returns the OpenTelemetry resource of the process: service.*,
 // process.*, container.id, host.name, os.type and telemetry.*. The build info
 // may be nil.
 //
 // OTEL_RESOURCE_ATTRIBUTES of the process adds to it and replaces what was
 // found out, but for what the agent knows better: telemetry.*, process.pid,
-// container.id. OTEL_SERVICE_NAME wins over both. Arguments of the process are
+// container.id, and the facts of its surroundings. OTEL_SERVICE_NAME wins over both. Arguments of the process are
 // left out, for they may hold secrets.
 //
 // The service.instance.id is a UUID version 5 of boot id, PID and start time
@@ -55,7 +61,7 @@ type Agent struct {
 //
 // The error tells what of the environment could not be used, as the resource
 // stays valid without it.
-func (p *Process) Resource(info *debug.BuildInfo, agent Agent) ([]attribute.KeyValue, error) {
+func (p *Process) Resource(info *debug.BuildInfo, agent Agent, around Surroundings) ([]attribute.KeyValue, error) {
 	env, err := p.Environ()
 	given, parseErr := resourceFromEnv(env)
 	attrs := newSet()
@@ -79,11 +85,13 @@ func (p *Process) Resource(info *debug.BuildInfo, agent Agent) ([]attribute.KeyV
 		attrs.put(semconv.HostName(agent.Host))
 	}
 	attrs.put(semconv.OSTypeLinux)
-	for _, kv := range given {
-		attrs.put(kv)
+	for _, list := range [][]attribute.KeyValue{around.Defaults, given, around.Facts} {
+		for _, kv := range list {
+			attrs.put(kv)
+		}
 	}
 	attrs.put(semconv.ProcessPID(p.pid))
-	if id := p.ContainerID(); id != "" {
+	if id := p.Container().ID; id != "" {
 		attrs.put(semconv.ContainerID(id))
 	}
 	attrs.put(semconv.TelemetrySDKName("opentelemetry"))

@@ -50,7 +50,7 @@ func TestResource(t *testing.T) {
 			cmd.Env = tt.env
 			start(t, cmd)
 			p := open(t, cmd.Process.Pid)
-			list, err := p.Resource(info, tt.agent)
+			list, err := p.Resource(info, tt.agent, Surroundings{})
 			if (err == nil) != (tt.err == "") || err != nil && (!strings.Contains(err.Error(), tt.err) || strings.Contains(err.Error(), "hunter2")) {
 				t.Errorf("error %v, want %q", err, tt.err)
 			}
@@ -69,7 +69,7 @@ func TestResource(t *testing.T) {
 			if got["process.pid"].AsInt64() != int64(cmd.Process.Pid) {
 				t.Errorf("process.pid %v", got["process.pid"].String())
 			}
-			again, _ := p.Resource(info, tt.agent)
+			again, _ := p.Resource(info, tt.agent, Surroundings{})
 			for _, kv := range again {
 				if kv.Key == "service.instance.id" && (kv.Value != got["service.instance.id"] || kv.Value.AsString()[14] != '5') {
 					t.Errorf("instance id %v, before %v", kv.Value.String(), got["service.instance.id"].String())

@@ -15,6 +15,7 @@ type Running struct {
 	PID       int
 	StartTime uint64
 	Exe       FileID
+	Version   Version // of the executable
 }
 
 // Watcher sees processes come, by [Watcher.Scan], and go, by [Watcher.Exits].
@@ -204,6 +205,12 @@ func (w *Watcher) Scan() ([]Running, error) {
 	return list, nil
 }
 
+// Look is a scan of one process. It fails where a scan would leave it out.
+func Look(pid int) (Running, error) {
+	var buf [maxStat]byte
+	return look(pid, strconv.Itoa(pid), buf[:])
+}
+
 // look reads what a scan needs of one process, both through one descriptor so
 // that they are of the same process.
 func look(pid int, name string, buf []byte) (Running, error) {
@@ -213,9 +220,16 @@ func look(pid int, name string, buf []byte) (Running, error) {
 		return r, err
 	}
 	defer unix.Close(dir)
-	var exe unix.Stat_t
-	if err := unix.Fstatat(dir, "exe", &exe, 0); err != nil {
+	exe, err := unix.Openat(dir, "exe", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
 		return r, err // ENOENT for kernel threads and zombies
+	}
+	var exeStat unix.Stat_t
+	err = unix.Fstat(exe, &exeStat)
+	r.Exe, r.Version = identify(exe, &exeStat), version(&exeStat)
+	unix.Close(exe)
+	if err != nil {
+		return r, err
 	}
 	fd, err := unix.Openat(dir, "stat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -230,7 +244,7 @@ func look(pid int, name string, buf []byte) (Running, error) {
 	if err != nil {
 		return r, err
 	}
-	r.StartTime, r.Exe = st.start, fileID(&exe)
+	r.StartTime = st.start
 	return r, nil
 }
 
@@ -244,20 +258,4 @@ func (w *Watcher) FindByExe(exe FileID) ([]Running, error) {
 		}
 	}
 	return found, err
-}
-
-// Stat returns the identity of the file at path, in the agent's own root, for
-// FindByExe.
-func Stat(path string) (FileID, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return FileID{}, Denied(fmt.Errorf("%s: %w", path, err))
-	}
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		return fileID(&st), nil
-	case unix.S_IFDIR:
-		return FileID{}, fmt.Errorf("%s is a directory, not an executable", path)
-	}
-	return FileID{}, fmt.Errorf("%s is no regular file", path)
 }
