@@ -22,6 +22,8 @@ while read -r kind name; do
 	echo "const $kind $name *refer_to_$name __attribute__((unused));" >>"$unit"
 done < <(grep -hoE '^(struct|enum) [a-z_]+ \{' ./*.h ./*.bpf.c | tr -d '{' | sort -u)
 
+# Without block placement, which puts the end of a loop before its beginning: Linux 5.10
+# refuses such loops. floor_test.go checks it.
 go tool bpf2go -go-package bpf -output-stem agent -target amd64,arm64 -no-global-types \
 	"${types[@]}" Agent "$unit" -- -I. -I"/usr/include/$(gcc -dumpmachine)" \
 	-O2 -g -mcpu=v2 -mllvm -disable-block-placement -Wall -Wextra -Werror -Wpadded -Wno-unused-parameter \

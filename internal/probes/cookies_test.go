@@ -16,28 +16,26 @@ func modes() []attachMode {
 // TestModes sees the same, whichever way probes are attached.
 func TestModes(t *testing.T) {
 	s := startService(t)
-	for _, mode := range modes() {
-		for _, o := range []Options{{PIDs: []int{s.pid}}, {Exes: []string{s.exe}}} {
-			t.Run(fmt.Sprintf("%s, %d pid", mode, len(o.PIDs)), func(t *testing.T) {
-				o.mode = mode
-				var out sink
-				a := startAgentOn(t, o, &out, &lines{})
-				if a.kernel.mode != mode {
-					t.Fatalf("the mode is %s", a.kernel.mode)
-				}
-				for range 20 {
-					s.send(t, http.MethodGet, "/plain")
-					s.send(t, http.MethodGet, "/query")
-				}
-				drain(t, a)
-				if got, want := out.count(), map[string]int{"GET /plain": 20, "GET /query": 20, "UPDATE t": 20}; fmt.Sprint(got) != fmt.Sprint(want) {
-					t.Errorf("spans %v, want %v", got, want)
-				}
-				if losses := a.Status().Losses; len(losses) > 0 {
-					t.Errorf("losses %v", losses)
-				}
-			})
-		}
+	for i, mode := range modes() {
+		t.Run(mode.String(), func(t *testing.T) {
+			o := Options{PIDs: []int{s.pid}, mode: mode}
+			if i%2 == 0 {
+				o = Options{Exes: []string{s.exe}, mode: mode}
+			}
+			var out sink
+			a := startAgentOn(t, o, &out, &lines{})
+			for range 20 {
+				s.send(t, http.MethodGet, "/plain")
+				s.send(t, http.MethodGet, "/query")
+			}
+			drain(t, a)
+			if got := fmt.Sprint(out.count()); got != "map[GET /plain:20 GET /query:20 UPDATE t:20]" {
+				t.Errorf("spans %s", got)
+			}
+			if losses := a.Status().Losses; len(losses) > 0 {
+				t.Errorf("losses %v", losses)
+			}
+		})
 	}
 }
 

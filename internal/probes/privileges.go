@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -126,7 +127,7 @@ func (k *kernel) allowed() error {
 	if k.mode == attachAuto {
 		k.mode = bestMode()
 	}
-	list := needs(k.mode == attachMulti, perfAllowed())
+	list := needs(k.mode == attachMulti, perfAllowedWithoutAdmin())
 	k.least, k.missing = permitted.least(list), have.missing(list)
 	return missingError(k.missing)
 }
@@ -154,6 +155,29 @@ func perfAllowed() bool {
 		unix.Close(fd)
 	}
 	return !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EPERM)
+}
+
+// perfAllowedWithoutAdmin asks on a thread that does without CAP_SYS_ADMIN meanwhile: only
+// so can be seen whether it may be given up.
+func perfAllowedWithoutAdmin() (allowed bool) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if unix.Capget(&header, &data[0]) != nil {
+		return false
+	}
+	own := data[0].Effective
+	data[0].Effective &^= 1 << unix.CAP_SYS_ADMIN
+	if unix.Capset(&header, &data[0]) != nil {
+		return false
+	}
+	allowed = perfAllowed()
+	data[0].Effective = own
+	if unix.Capset(&header, &data[0]) != nil {
+		runtime.LockOSThread() // cannot be, for it is permitted; no other goroutine gets this thread
+	}
+	return allowed
 }
 
 // uprobeDevice is where the kernel describes its uprobes.

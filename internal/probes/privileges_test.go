@@ -2,6 +2,7 @@ package probes
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -77,6 +78,7 @@ func TestPerfAllowed(t *testing.T) {
 		t.Errorf("perfAllowed is %v, and attaching says %v", allowed, err)
 	}
 	t.Logf("perf events: %v", err)
+	t.Logf("without CAP_SYS_ADMIN: %v", perfAllowedWithoutAdmin())
 	if os.Geteuid() == 0 {
 		for _, caps := range [][]uintptr{{unix.CAP_BPF, unix.CAP_PERFMON}, {unix.CAP_SYS_ADMIN}} {
 			cmd := exec.Command("/proc/self/exe", "-test.run", "^TestPerfAllowed$", "-test.v")
@@ -87,6 +89,10 @@ func TestPerfAllowed(t *testing.T) {
 				t.Errorf("with %v: %v\n%s", caps, err, out)
 			}
 			t.Logf("with %v:\n%s", caps, out)
+			// Whoever lacks the capability, and whoever has it, must be told the same.
+			if want := fmt.Sprintf("without CAP_SYS_ADMIN: %v\n", perfAllowedWithoutAdmin()); !strings.Contains(string(out), want) {
+				t.Errorf("with %v the answer is not %q", caps, want)
+			}
 		}
 	}
 }

@@ -64,7 +64,7 @@ type suite struct {
 var suites = []suite{
 	{
 		name: "probes", dir: "internal/probes",
-		runs:  []string{`^(TestKernel|TestUnknownProcess|TestMissedProcess)$`},
+		runs:  []string{`^(TestKernel|TestUnknownProcess|TestMissedProcess|TestPerfAllowed)$`},
 		flags: []string{"-built", builtDir},
 	},
 	{
