@@ -81,6 +81,8 @@ type AgentGoroutine struct {
 	StashMissed   uint32
 	BackedOff     uint32
 	RemoteLimited uint32
+	RouteDepth    uint32
+	Pad           uint32
 	StashClaims   [8]uint32
 	Frames        [4]AgentFrame
 	Stash         [8]AgentStashed
@@ -189,6 +191,13 @@ const (
 	AgentHttpTextHTTP_TEXTS         AgentHttpText = 8
 )
 
+type AgentHttprouterSite uint32
+
+const (
+	AgentHttprouterSiteHTTPROUTER_SLICE   AgentHttprouterSite = 0
+	AgentHttprouterSiteHTTPROUTER_POINTER AgentHttprouterSite = 1
+)
+
 type AgentLineage struct {
 	_      structs.HostLayout
 	Goid   uint64
@@ -227,11 +236,13 @@ type AgentNethttpLayout struct {
 	RequestProtoMajor   uint32
 	RequestProtoMinor   uint32
 	RequestPattern      uint32
+	RequestUrl          uint32
+	UrlPath             uint32
+	UrlRawPath          uint32
 	RouteSame           uint32
 	RouteOther          uint32
 	RouteMissing        uint32
 	RequestInline       uint32
-	Pad                 uint32
 }
 
 type AgentPanicked struct {
@@ -286,6 +297,48 @@ const (
 	AgentRemoteLimitedREMOTE_FREE    AgentRemoteLimited = 0
 	AgentRemoteLimitedREMOTE_REFUSED AgentRemoteLimited = 1
 	AgentRemoteLimitedREMOTE_PASSED  AgentRemoteLimited = 2
+)
+
+type AgentRouterFields struct {
+	_       structs.HostLayout
+	Route   uint32
+	Request uint32
+}
+
+type AgentRouterLayout struct {
+	_                structs.HostLayout
+	Fields           [16]AgentRouterFields
+	MuxRegexp        uint32
+	MuxRegexpPointer uint32
+	MuxGroupPath     uint32
+	MuxTemplate      uint32
+	ParamKey         uint32
+	ParamValue       uint32
+	ParamSize        uint32
+	Pad              uint32
+}
+
+type AgentRouterMatch struct {
+	_       structs.HostLayout
+	Object  uint64
+	Request uint64
+	Context AgentGoIface
+	Route   AgentGoString
+}
+
+type AgentRouterSite uint32
+
+const (
+	AgentRouterSiteROUTER_GIN      AgentRouterSite = 0
+	AgentRouterSiteROUTER_GIN_POOL AgentRouterSite = 1
+	AgentRouterSiteROUTER_ECHO3    AgentRouterSite = 2
+	AgentRouterSiteROUTER_ECHO4    AgentRouterSite = 3
+	AgentRouterSiteROUTER_ECHO5    AgentRouterSite = 4
+	AgentRouterSiteROUTER_CHI4     AgentRouterSite = 5
+	AgentRouterSiteROUTER_CHI5     AgentRouterSite = 6
+	AgentRouterSiteROUTER_MUX      AgentRouterSite = 7
+	AgentRouterSiteROUTER_MUX_ANY  AgentRouterSite = 8
+	AgentRouterSiteROUTER_SITES    AgentRouterSite = 9
 )
 
 type AgentRuntimeLayout struct {
@@ -545,6 +598,7 @@ const (
 	AgentMapPanics                  = "panics"
 	AgentMapProcesses               = "processes"
 	AgentMapRing                    = "ring"
+	AgentMapRouterLayouts           = "router_layouts"
 	AgentMapRuntimeLayouts          = "runtime_layouts"
 	AgentMapSites                   = "sites"
 	AgentMapSqlLayouts              = "sql_layouts"
@@ -555,6 +609,8 @@ const (
 	AgentProgNethttpServerBegin     = "nethttp_server_begin"
 	AgentProgNethttpServerEnd       = "nethttp_server_end"
 	AgentProgProcessExec            = "process_exec"
+	AgentProgRouterHttprouter       = "router_httprouter"
+	AgentProgRouterRoute            = "router_route"
 	AgentProgRuntimeNewproc         = "runtime_newproc"
 	AgentProgSqlBegin               = "sql_begin"
 	AgentProgSqlEnd                 = "sql_end"
@@ -575,6 +631,7 @@ const (
 	AgentVarReferToHttpServer       = "refer_to_http_server"
 	AgentVarReferToHttpServerRecord = "refer_to_http_server_record"
 	AgentVarReferToHttpText         = "refer_to_http_text"
+	AgentVarReferToHttprouterSite   = "refer_to_httprouter_site"
 	AgentVarReferToLineage          = "refer_to_lineage"
 	AgentVarReferToMapHeader        = "refer_to_map_header"
 	AgentVarReferToNethttpKind      = "refer_to_nethttp_kind"
@@ -584,6 +641,10 @@ const (
 	AgentVarReferToRecordHeader     = "refer_to_record_header"
 	AgentVarReferToRecordKind       = "refer_to_record_kind"
 	AgentVarReferToRemoteLimited    = "refer_to_remote_limited"
+	AgentVarReferToRouterFields     = "refer_to_router_fields"
+	AgentVarReferToRouterLayout     = "refer_to_router_layout"
+	AgentVarReferToRouterMatch      = "refer_to_router_match"
+	AgentVarReferToRouterSite       = "refer_to_router_site"
 	AgentVarReferToRuntimeLayout    = "refer_to_runtime_layout"
 	AgentVarReferToSampler          = "refer_to_sampler"
 	AgentVarReferToSeries           = "refer_to_series"
@@ -657,6 +718,8 @@ type AgentProgramSpecs struct {
 	NethttpServerBegin *ebpf.ProgramSpec `ebpf:"nethttp_server_begin"`
 	NethttpServerEnd   *ebpf.ProgramSpec `ebpf:"nethttp_server_end"`
 	ProcessExec        *ebpf.ProgramSpec `ebpf:"process_exec"`
+	RouterHttprouter   *ebpf.ProgramSpec `ebpf:"router_httprouter"`
+	RouterRoute        *ebpf.ProgramSpec `ebpf:"router_route"`
 	RuntimeNewproc     *ebpf.ProgramSpec `ebpf:"runtime_newproc"`
 	SqlBegin           *ebpf.ProgramSpec `ebpf:"sql_begin"`
 	SqlEnd             *ebpf.ProgramSpec `ebpf:"sql_end"`
@@ -679,6 +742,7 @@ type AgentMapSpecs struct {
 	Panics         *ebpf.MapSpec `ebpf:"panics"`
 	Processes      *ebpf.MapSpec `ebpf:"processes"`
 	Ring           *ebpf.MapSpec `ebpf:"ring"`
+	RouterLayouts  *ebpf.MapSpec `ebpf:"router_layouts"`
 	RuntimeLayouts *ebpf.MapSpec `ebpf:"runtime_layouts"`
 	Sites          *ebpf.MapSpec `ebpf:"sites"`
 	SqlLayouts     *ebpf.MapSpec `ebpf:"sql_layouts"`
@@ -707,6 +771,7 @@ type AgentVariableSpecs struct {
 	ReferToHttpServer       *ebpf.VariableSpec `ebpf:"refer_to_http_server"`
 	ReferToHttpServerRecord *ebpf.VariableSpec `ebpf:"refer_to_http_server_record"`
 	ReferToHttpText         *ebpf.VariableSpec `ebpf:"refer_to_http_text"`
+	ReferToHttprouterSite   *ebpf.VariableSpec `ebpf:"refer_to_httprouter_site"`
 	ReferToLineage          *ebpf.VariableSpec `ebpf:"refer_to_lineage"`
 	ReferToMapHeader        *ebpf.VariableSpec `ebpf:"refer_to_map_header"`
 	ReferToNethttpKind      *ebpf.VariableSpec `ebpf:"refer_to_nethttp_kind"`
@@ -716,6 +781,10 @@ type AgentVariableSpecs struct {
 	ReferToRecordHeader     *ebpf.VariableSpec `ebpf:"refer_to_record_header"`
 	ReferToRecordKind       *ebpf.VariableSpec `ebpf:"refer_to_record_kind"`
 	ReferToRemoteLimited    *ebpf.VariableSpec `ebpf:"refer_to_remote_limited"`
+	ReferToRouterFields     *ebpf.VariableSpec `ebpf:"refer_to_router_fields"`
+	ReferToRouterLayout     *ebpf.VariableSpec `ebpf:"refer_to_router_layout"`
+	ReferToRouterMatch      *ebpf.VariableSpec `ebpf:"refer_to_router_match"`
+	ReferToRouterSite       *ebpf.VariableSpec `ebpf:"refer_to_router_site"`
 	ReferToRuntimeLayout    *ebpf.VariableSpec `ebpf:"refer_to_runtime_layout"`
 	ReferToSampler          *ebpf.VariableSpec `ebpf:"refer_to_sampler"`
 	ReferToSeries           *ebpf.VariableSpec `ebpf:"refer_to_series"`
@@ -775,6 +844,7 @@ type AgentMaps struct {
 	Panics         *ebpf.Map `ebpf:"panics"`
 	Processes      *ebpf.Map `ebpf:"processes"`
 	Ring           *ebpf.Map `ebpf:"ring"`
+	RouterLayouts  *ebpf.Map `ebpf:"router_layouts"`
 	RuntimeLayouts *ebpf.Map `ebpf:"runtime_layouts"`
 	Sites          *ebpf.Map `ebpf:"sites"`
 	SqlLayouts     *ebpf.Map `ebpf:"sql_layouts"`
@@ -797,6 +867,7 @@ func (m *AgentMaps) Close() error {
 		m.Panics,
 		m.Processes,
 		m.Ring,
+		m.RouterLayouts,
 		m.RuntimeLayouts,
 		m.Sites,
 		m.SqlLayouts,
@@ -826,6 +897,7 @@ type AgentVariables struct {
 	ReferToHttpServer       *ebpf.Variable `ebpf:"refer_to_http_server"`
 	ReferToHttpServerRecord *ebpf.Variable `ebpf:"refer_to_http_server_record"`
 	ReferToHttpText         *ebpf.Variable `ebpf:"refer_to_http_text"`
+	ReferToHttprouterSite   *ebpf.Variable `ebpf:"refer_to_httprouter_site"`
 	ReferToLineage          *ebpf.Variable `ebpf:"refer_to_lineage"`
 	ReferToMapHeader        *ebpf.Variable `ebpf:"refer_to_map_header"`
 	ReferToNethttpKind      *ebpf.Variable `ebpf:"refer_to_nethttp_kind"`
@@ -835,6 +907,10 @@ type AgentVariables struct {
 	ReferToRecordHeader     *ebpf.Variable `ebpf:"refer_to_record_header"`
 	ReferToRecordKind       *ebpf.Variable `ebpf:"refer_to_record_kind"`
 	ReferToRemoteLimited    *ebpf.Variable `ebpf:"refer_to_remote_limited"`
+	ReferToRouterFields     *ebpf.Variable `ebpf:"refer_to_router_fields"`
+	ReferToRouterLayout     *ebpf.Variable `ebpf:"refer_to_router_layout"`
+	ReferToRouterMatch      *ebpf.Variable `ebpf:"refer_to_router_match"`
+	ReferToRouterSite       *ebpf.Variable `ebpf:"refer_to_router_site"`
 	ReferToRuntimeLayout    *ebpf.Variable `ebpf:"refer_to_runtime_layout"`
 	ReferToSampler          *ebpf.Variable `ebpf:"refer_to_sampler"`
 	ReferToSeries           *ebpf.Variable `ebpf:"refer_to_series"`
@@ -870,6 +946,8 @@ type AgentPrograms struct {
 	NethttpServerBegin *ebpf.Program `ebpf:"nethttp_server_begin"`
 	NethttpServerEnd   *ebpf.Program `ebpf:"nethttp_server_end"`
 	ProcessExec        *ebpf.Program `ebpf:"process_exec"`
+	RouterHttprouter   *ebpf.Program `ebpf:"router_httprouter"`
+	RouterRoute        *ebpf.Program `ebpf:"router_route"`
 	RuntimeNewproc     *ebpf.Program `ebpf:"runtime_newproc"`
 	SqlBegin           *ebpf.Program `ebpf:"sql_begin"`
 	SqlEnd             *ebpf.Program `ebpf:"sql_end"`
@@ -882,6 +960,8 @@ func (p *AgentPrograms) Close() error {
 		p.NethttpServerBegin,
 		p.NethttpServerEnd,
 		p.ProcessExec,
+		p.RouterHttprouter,
+		p.RouterRoute,
 		p.RuntimeNewproc,
 		p.SqlBegin,
 		p.SqlEnd,

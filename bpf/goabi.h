@@ -101,6 +101,7 @@ struct go_string {
 };
 
 #define GO_ITAB_TYPE 8
+#define G_STACK_HI 8 /* runtime.g begins with its stack's bounds; assembly relies on it */
 
 /* Reads a word of the target; 0 when it cannot be read, which every caller
  * treats like a nil pointer. */

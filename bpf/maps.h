@@ -11,6 +11,7 @@
 #define MAX_BINARIES 1024
 #define MAX_FRAMES 4
 #define ROUTE_MAX 128
+#define ROUTE_OF_ROUTER 1
 #define SCRATCH_SIZE 512
 
 /* Request headers that spans are made from. */
@@ -73,7 +74,7 @@ struct goroutine {
 	u64 context; /* registered in contexts by the server span */
 	u64 owner; /* g that holds the local root, 0: this one does */
 	u64 root_id; /* span_id of the local root */
-	u64 route_at; /* where in the target the route was */
+	u64 route_at; /* where in the target the route was; ROUTE_OF_ROUTER: not ServeMux's */
 	u32 depth;
 	u32 sampled;
 	u32 tracestate; /* the incoming request had one */
@@ -82,6 +83,8 @@ struct goroutine {
 	u32 stash_missed; /* children for which there was no room */
 	u32 backed_off; /* the trace is not sampled because spans are given up */
 	u32 remote_limited; /* enum remote_limited */
+	u32 route_depth; /* of the router's frame: how deep in the stack it is */
+	u32 pad;
 	u32 stash_claims[MAX_STASHED]; /* taken as in table.h: children may be elsewhere */
 	struct frame frames[MAX_FRAMES];
 	struct stashed stash[MAX_STASHED];

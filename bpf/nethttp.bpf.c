@@ -162,12 +162,14 @@ int nethttp_route(struct pt_regs *ctx)
 	struct goroutine *g;
 	struct probe p;
 	u64 len = GO_REG3(ctx);
+	u32 depth;
 
 	if (!probe_enter(ctx, &p))
 		return 0;
 	if (!len || len > (1 << 20))
 		return 0;
 	g = goroutine_here(&p);
+	depth = route_depth(ctx, &p, g != NULL);
 	if (!g)
 		g = nethttp_route_owner(ctx, &p);
 	if (!g || g->frames[0].kind != RECORD_HTTP_SERVER)
@@ -181,6 +183,7 @@ int nethttp_route(struct pt_regs *ctx)
 	text_pad((u8 *)g->route, len);
 	g->route_len = len; /* the innermost mux matched last, and knows best */
 	g->route_at = GO_REG2(ctx);
+	g->route_depth = depth;
 	return 0;
 }
 
@@ -192,7 +195,7 @@ static __always_inline void nethttp_own_route(const struct nethttp_layout *l,
 {
 	struct go_string pattern = {};
 
-	if (!counts->request_pattern)
+	if (!counts->request_pattern || (g->route_len && g->route_at == ROUTE_OF_ROUTER))
 		return;
 	/* HTTP/2 of Go 1.27 has its own request, from which the handler's is made. */
 	if (l->request_pattern)

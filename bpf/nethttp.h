@@ -34,13 +34,15 @@ struct nethttp_layout {
 	u32 request_proto_major;
 	u32 request_proto_minor;
 	u32 request_pattern; /* from Go 1.23 on; 0: there is none */
+	u32 request_url;
+	u32 url_path;
+	u32 url_raw_path;
 	/* What the route's own probe was good for: user space detaches it where the
 	 * request that the server made has the pattern all the same. */
 	u32 route_same; /* counted up to ROUTE_COUNTED */
 	u32 route_other; /* the pattern was on a copy of the request only */
 	u32 route_missing; /* no probe, no pattern, and not "not found" */
 	u32 request_inline; /* response_req is the request itself, not a pointer to it */
-	u32 pad;
 };
 
 /* Which server it is, and so which layout is its own. */
@@ -137,6 +139,16 @@ static __always_inline bool nethttp_read_request(const struct nethttp_layout *l,
 		return true;
 	__builtin_memset(g->scratch, 0, SCRATCH_SIZE);
 	return false;
+}
+
+/* How deep in its goroutine's stack a frame is: of two routers that are nested, which is
+ * the inner one. Stacks move when they grow, so addresses do not tell. A goroutine that the
+ * handler has started is deeper than all of the request's own. */
+static __always_inline u32 route_depth(struct pt_regs *ctx, const struct probe *p, bool here)
+{
+	u32 depth = go_word(p->goroutine + G_STACK_HI) - GO_SP(ctx);
+
+	return (depth >> 1) | (here ? 0 : 1U << 31);
 }
 
 /* Takes trace id and parent from the traceparent header, if there is a valid one. */

@@ -62,6 +62,7 @@ func TestE2E(t *testing.T) {
 	t.Run("metrics", e.testMetrics)
 	t.Run("crash", e.testCrash)
 	t.Run("second", e.testSecondAgent)
+	t.Run("routers", e.testRouters)
 }
 
 const shopDir = "../../scripts/shop"
@@ -242,7 +243,7 @@ func (e *e2e) startShop(t *testing.T, path string, args ...string) server {
 func awaitShop(t *testing.T, p *proc) server {
 	t.Helper()
 	s := server{proc: p}
-	eventually(t, 10*time.Second, "the shop listens", func() bool {
+	eventually(t, 10*time.Second, p.name+" listens", func() bool {
 		_, rest, ok := strings.Cut(p.output(), " listens on ")
 		s.url, _, _ = strings.Cut(rest, "\n")
 		return ok && strings.Contains(rest, "\n")

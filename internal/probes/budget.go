@@ -164,6 +164,11 @@ func operationCosts(groups []GroupStatus) map[uint32]operationCost {
 			for _, m := range lib.metrics {
 				costs[m.kind] = operationCost{lib, max(sum, costs[m.kind].traps)}
 			}
+			if lib.serves != nil { // it comes later in the table
+				for _, m := range lib.serves.metrics {
+					costs[m.kind] = operationCost{lib.serves, costs[m.kind].traps + sum}
+				}
+			}
 		}
 	}
 	return costs

@@ -15,6 +15,7 @@ var libraries = []*library{
 	&netHTTP2Internal,
 	&netHTTP2X,
 	&netHTTP,
+	&routers,
 	&databaseSQL,
 	&goRuntime,
 	&standardError,
@@ -39,6 +40,9 @@ type library struct {
 	layout      func(*layouts) any
 
 	metrics []metric
+
+	// serves is the library whose operations pass this one's probes as well.
+	serves *library
 
 	// givenUp is the step of the back-off that takes its probes out; nothing: the last.
 	givenUp givenUp
@@ -196,6 +200,15 @@ func (l *layouts) offset(structName, path string) uint32 {
 func (l *layouts) optional(structName, path string) uint32 {
 	offset, _ := l.field(structName, path)
 	return offset
+}
+
+// size is how long a struct is, in bytes.
+func (l *layouts) size(structName string) uint32 {
+	size, err := l.binary.StructSize(structName)
+	if err != nil {
+		l.missing = append(l.missing, err)
+	}
+	return uint32(size)
 }
 
 // typeAddr is the address of a type's descriptor as linked.

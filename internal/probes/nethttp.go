@@ -23,7 +23,7 @@ var netHTTP = library{
 	name: "net/http",
 	groups: []group{{
 		name: "server",
-		when: func(b *gobin.Binary) bool { return has(b, "net/http.serverHandler.ServeHTTP") },
+		when: func(b *gobin.Binary) bool { return has(b, httpServe) },
 		hooks: []hook{
 			{program: "nethttp_server_end", sites: entry("net/http.(*response).finishRequest")},
 			{program: "nethttp_server_end", variant: uint8(bpf.AgentHttpEndSiteHTTP_CONNECTION_END), sites: entry("net/http.(*conn).serve.func1")},
@@ -59,6 +59,9 @@ var netHTTP = library{
 			RequestCtx:          l.offset(request, "ctx"),
 			RequestProtoMajor:   l.offset(request, "ProtoMajor"),
 			RequestProtoMinor:   l.offset(request, "ProtoMinor"),
+			RequestUrl:          l.offset(request, "URL"),
+			UrlPath:             l.offset("net/url.URL", "Path"),
+			UrlRawPath:          l.offset("net/url.URL", "RawPath"),
 		}
 		layout.RequestPattern = patternOffset(l)
 		layout.RequestSize = requestSize(l, layout)
@@ -95,9 +98,14 @@ func requestSize(l *layouts, layout *bpf.AgentNethttpLayout) uint32 {
 		layout.RequestProtoMajor, layout.RequestProtoMinor, layout.RequestCtx, layout.RequestPattern)
 }
 
+// httpServe is in every program that serves HTTP.
+const httpServe = "net/http.serverHandler.ServeHTTP"
+
 // routeSite is where (*ServeMux) has matched a pattern: at the first branch after
 // the call, the pattern is still in registers. From Go 1.22 on it is a result of
-// findHandler; before, of match, which knows no methods or wildcards.
+// findHandler; before, of match, which knows no methods or wildcards. Programs whose go.mod
+// asks for less than Go 1.22 get that older mux also from newer releases, with match
+// inlined: the pattern is nowhere to be had then.
 var routeSite = firstOf(
 	inFunc("net/http.(*ServeMux).ServeHTTP", func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
 		return b.AfterCall(f, gobin.Call{Callee: "net/http.(*ServeMux).findHandler"}, inRegisters(2, 3))
@@ -185,8 +193,12 @@ func (d *decoding) httpMethod(span *event.Span, method, pattern string) {
 	span.Name = name
 }
 
-// routeOf drops the method and the host of a ServeMux pattern.
+// routeOf drops the method and the host of a ServeMux pattern; those of other routers
+// have neither.
 func routeOf(pattern string) string {
+	if strings.HasPrefix(pattern, "/") {
+		return pattern
+	}
 	if _, path, ok := strings.Cut(pattern, " "); ok {
 		pattern = strings.TrimLeft(path, " \t")
 	}

@@ -153,7 +153,7 @@ func (b *Binary) indexFuncs(v *view) error {
 	wrapper := slices.Max(ids)
 	keep := ix.named[:0]
 	for _, r := range ix.named {
-		if ids[r.ref] != wrapper || wrapper < minWrapperID || b.isMethodValue(v, r.ref) {
+		if ids[r.ref] != wrapper || wrapper < minWrapperID || b.isCalled(v, r.ref) {
 			keep = append(keep, r)
 		}
 	}
@@ -174,9 +174,9 @@ func orTables(err error) error {
 // minWrapperID is FuncID_wrapper in Go 1.18, the lowest that it ever was.
 const minWrapperID = 21
 
-// isMethodValue tells the wrappers to keep: "-fm" ones, which the runtime
-// calls when a method value is, and which other code does not inline.
-func (b *Binary) isMethodValue(v *view, i uint32) bool {
+// isCalled tells the wrappers to keep: those of method values, "-fm", and of deferred
+// calls with arguments. The runtime calls them, and other code does not inline them.
+func (b *Binary) isCalled(v *view, i uint32) bool {
 	_, off, ok := b.ftabAt(v, uint64(i))
 	if !ok {
 		return false
@@ -186,7 +186,7 @@ func (b *Binary) isMethodValue(v *view, i uint32) bool {
 		return false
 	}
 	name, ok := b.funcName(v, f.nameOff)
-	return ok && strings.HasSuffix(name, "-fm")
+	return ok && (strings.HasSuffix(name, "-fm") || strings.Contains(name, ".deferwrap"))
 }
 
 // function returns the function at index i of ftab.
