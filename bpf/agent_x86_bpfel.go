@@ -25,15 +25,24 @@ const (
 	AgentCounterCOUNT_LOST_STASH_FULL      AgentCounter = 6
 	AgentCounterCOUNT_LOST_BACKED_OFF      AgentCounter = 7
 	AgentCounterCOUNT_LOST_UNKNOWN_PROCESS AgentCounter = 8
-	AgentCounterCOUNT_REMOTE_LIMITED       AgentCounter = 9
-	AgentCounterCOUNT_BAD_READ             AgentCounter = 10
-	AgentCounterCOUNT_CONTEXTS_FULL        AgentCounter = 11
-	AgentCounterCOUNT_LOGS_DROPPED         AgentCounter = 12
-	AgentCounterCOUNT_LOGS_RING_FULL       AgentCounter = 13
-	AgentCounterCOUNT_LOGS_RATE_LIMITED    AgentCounter = 14
-	AgentCounterCOUNT_SERIES_FULL          AgentCounter = 15
-	AgentCounterCOUNTERS                   AgentCounter = 16
+	AgentCounterCOUNT_DROPPED_BY_RULE      AgentCounter = 9
+	AgentCounterCOUNT_REMOTE_LIMITED       AgentCounter = 10
+	AgentCounterCOUNT_BAD_READ             AgentCounter = 11
+	AgentCounterCOUNT_CONTEXTS_FULL        AgentCounter = 12
+	AgentCounterCOUNT_LOGS_DROPPED         AgentCounter = 13
+	AgentCounterCOUNT_LOGS_RING_FULL       AgentCounter = 14
+	AgentCounterCOUNT_LOGS_RATE_LIMITED    AgentCounter = 15
+	AgentCounterCOUNT_SERIES_FULL          AgentCounter = 16
+	AgentCounterCOUNTERS                   AgentCounter = 17
 )
+
+type AgentDropRule struct {
+	_         structs.HostLayout
+	Path      [8]uint64
+	PathMask  [8]uint64
+	Agent     [8]uint64
+	AgentMask [8]uint64
+}
 
 type AgentExecNotice struct {
 	_    structs.HostLayout
@@ -266,7 +275,7 @@ type AgentProcess struct {
 	KeepRefusedNs   uint64
 	RemoteNextNs    uint64
 	RemoteRefusedNs uint64
-	Counters        [16]uint64
+	Counters        [17]uint64
 	Overflow        [4]AgentHistogram
 }
 
@@ -404,6 +413,8 @@ type AgentSettings struct {
 	RemoteBurstNs    uint64
 	KeepErrors       uint32
 	MaxSeries        uint32
+	DropRules        uint32
+	Pad              uint32
 }
 
 type AgentSiteKey struct {
@@ -582,6 +593,14 @@ const (
 	AgentTypeRoleTYPE_ERROR_CODE_I32    AgentTypeRole = 7
 )
 
+type AgentUnwanted uint32
+
+const (
+	AgentUnwantedWANTED          AgentUnwanted = 0
+	AgentUnwantedBACKED_OFF      AgentUnwanted = 1
+	AgentUnwantedDROPPED_BY_RULE AgentUnwanted = 2
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -589,6 +608,7 @@ const (
 	AgentMapAgentSettings           = "agent_settings"
 	AgentMapAllSeries               = "all_series"
 	AgentMapContextTable            = "context_table"
+	AgentMapDropRules               = "drop_rules"
 	AgentMapExecs                   = "execs"
 	AgentMapGoroutineTable          = "goroutine_table"
 	AgentMapGoroutines              = "goroutines"
@@ -616,6 +636,7 @@ const (
 	AgentProgSqlEnd                 = "sql_end"
 	AgentProgStderrWrite            = "stderr_write"
 	AgentVarReferToCounter          = "refer_to_counter"
+	AgentVarReferToDropRule         = "refer_to_drop_rule"
 	AgentVarReferToExecNotice       = "refer_to_exec_notice"
 	AgentVarReferToFrame            = "refer_to_frame"
 	AgentVarReferToGoIface          = "refer_to_go_iface"
@@ -668,6 +689,7 @@ const (
 	AgentVarReferToTypeInfo         = "refer_to_type_info"
 	AgentVarReferToTypeKey          = "refer_to_type_key"
 	AgentVarReferToTypeRole         = "refer_to_type_role"
+	AgentVarReferToUnwanted         = "refer_to_unwanted"
 	AgentVarTableBuckets            = "table_buckets"
 	AgentVarWithoutCookies          = "without_cookies"
 )
@@ -733,6 +755,7 @@ type AgentMapSpecs struct {
 	AgentSettings  *ebpf.MapSpec `ebpf:"agent_settings"`
 	AllSeries      *ebpf.MapSpec `ebpf:"all_series"`
 	ContextTable   *ebpf.MapSpec `ebpf:"context_table"`
+	DropRules      *ebpf.MapSpec `ebpf:"drop_rules"`
 	Execs          *ebpf.MapSpec `ebpf:"execs"`
 	GoroutineTable *ebpf.MapSpec `ebpf:"goroutine_table"`
 	Goroutines     *ebpf.MapSpec `ebpf:"goroutines"`
@@ -756,6 +779,7 @@ type AgentMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type AgentVariableSpecs struct {
 	ReferToCounter          *ebpf.VariableSpec `ebpf:"refer_to_counter"`
+	ReferToDropRule         *ebpf.VariableSpec `ebpf:"refer_to_drop_rule"`
 	ReferToExecNotice       *ebpf.VariableSpec `ebpf:"refer_to_exec_notice"`
 	ReferToFrame            *ebpf.VariableSpec `ebpf:"refer_to_frame"`
 	ReferToGoIface          *ebpf.VariableSpec `ebpf:"refer_to_go_iface"`
@@ -808,6 +832,7 @@ type AgentVariableSpecs struct {
 	ReferToTypeInfo         *ebpf.VariableSpec `ebpf:"refer_to_type_info"`
 	ReferToTypeKey          *ebpf.VariableSpec `ebpf:"refer_to_type_key"`
 	ReferToTypeRole         *ebpf.VariableSpec `ebpf:"refer_to_type_role"`
+	ReferToUnwanted         *ebpf.VariableSpec `ebpf:"refer_to_unwanted"`
 	TableBuckets            *ebpf.VariableSpec `ebpf:"table_buckets"`
 	WithoutCookies          *ebpf.VariableSpec `ebpf:"without_cookies"`
 }
@@ -835,6 +860,7 @@ type AgentMaps struct {
 	AgentSettings  *ebpf.Map `ebpf:"agent_settings"`
 	AllSeries      *ebpf.Map `ebpf:"all_series"`
 	ContextTable   *ebpf.Map `ebpf:"context_table"`
+	DropRules      *ebpf.Map `ebpf:"drop_rules"`
 	Execs          *ebpf.Map `ebpf:"execs"`
 	GoroutineTable *ebpf.Map `ebpf:"goroutine_table"`
 	Goroutines     *ebpf.Map `ebpf:"goroutines"`
@@ -858,6 +884,7 @@ func (m *AgentMaps) Close() error {
 		m.AgentSettings,
 		m.AllSeries,
 		m.ContextTable,
+		m.DropRules,
 		m.Execs,
 		m.GoroutineTable,
 		m.Goroutines,
@@ -882,6 +909,7 @@ func (m *AgentMaps) Close() error {
 // It can be passed to LoadAgentObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AgentVariables struct {
 	ReferToCounter          *ebpf.Variable `ebpf:"refer_to_counter"`
+	ReferToDropRule         *ebpf.Variable `ebpf:"refer_to_drop_rule"`
 	ReferToExecNotice       *ebpf.Variable `ebpf:"refer_to_exec_notice"`
 	ReferToFrame            *ebpf.Variable `ebpf:"refer_to_frame"`
 	ReferToGoIface          *ebpf.Variable `ebpf:"refer_to_go_iface"`
@@ -934,6 +962,7 @@ type AgentVariables struct {
 	ReferToTypeInfo         *ebpf.Variable `ebpf:"refer_to_type_info"`
 	ReferToTypeKey          *ebpf.Variable `ebpf:"refer_to_type_key"`
 	ReferToTypeRole         *ebpf.Variable `ebpf:"refer_to_type_role"`
+	ReferToUnwanted         *ebpf.Variable `ebpf:"refer_to_unwanted"`
 	TableBuckets            *ebpf.Variable `ebpf:"table_buckets"`
 	WithoutCookies          *ebpf.Variable `ebpf:"without_cookies"`
 }

@@ -61,6 +61,7 @@ enum counter {
 	COUNT_LOST_STASH_FULL, /* children of a kept trace, more than are remembered */
 	COUNT_LOST_BACKED_OFF, /* spans were given up: the probes cost the app too much */
 	COUNT_LOST_UNKNOWN_PROCESS, /* begun before user space knew the process: Linux before 5.15 */
+	COUNT_DROPPED_BY_RULE, /* no spans of this request are wanted; it is measured */
 	COUNT_REMOTE_LIMITED, /* not sampled though its caller's trace id says so: too many such */
 	COUNT_BAD_READ, /* the span was kept, a text of it could not be read */
 	COUNT_CONTEXTS_FULL, /* children on other goroutines cannot find this parent */
@@ -139,6 +140,20 @@ struct settings {
 	u64 remote_burst_ns; /* how far ahead of the average they may come */
 	u32 keep_errors; /* keep traces whose local root failed */
 	u32 max_series; /* of one metric and process */
+	u32 drop_rules; /* how many there are */
+	u32 pad;
+};
+
+/* A request whose spans are not wanted: the first bytes of its path and of its user
+ * agent, a bit of the masks for each that counts. */
+#define DROP_RULES 16
+#define DROP_TEXT 64
+
+struct drop_rule {
+	u64 path[DROP_TEXT / 8];
+	u64 path_mask[DROP_TEXT / 8];
+	u64 agent[DROP_TEXT / 8];
+	u64 agent_mask[DROP_TEXT / 8];
 };
 
 /* How to get from a type to what it leads to: for a context its parent, for an

@@ -67,6 +67,13 @@ enum remote_limited {
 	REMOTE_PASSED, /* sampled, while others like it are not */
 };
 
+/* Why nothing of a trace is wanted, whatever its id says and however it ends. */
+enum unwanted {
+	WANTED,
+	BACKED_OFF, /* spans are given up */
+	DROPPED_BY_RULE, /* a rule names the request */
+};
+
 /* The open spans of one goroutine, innermost last. All belong to one trace. */
 struct goroutine {
 	u64 goid; /* a g struct is used again for other goroutines */
@@ -81,7 +88,7 @@ struct goroutine {
 	u32 route_len;
 	u32 random; /* the trace id is random */
 	u32 stash_missed; /* children for which there was no room */
-	u32 backed_off; /* the trace is not sampled because spans are given up */
+	u32 backed_off; /* enum unwanted */
 	u32 remote_limited; /* enum remote_limited */
 	u32 route_depth; /* of the router's frame: how deep in the stack it is */
 	u32 pad;
@@ -133,6 +140,13 @@ struct {
 	__type(key, u32);
 	__type(value, struct settings);
 } agent_settings SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, DROP_RULES);
+	__type(key, u32);
+	__type(value, struct drop_rule);
+} drop_rules SEC(".maps");
 
 /* Added by the first probe that fires in a process, without cookies by user space when it
  * finds the process; deleted by user space when the process is gone. Process 0 stands for

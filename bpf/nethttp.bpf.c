@@ -87,6 +87,7 @@ int nethttp_server_begin(struct pt_regs *ctx)
 	struct goroutine *g;
 	struct frame *f;
 	struct probe p;
+	struct go_string uri;
 	u64 context, parent_id;
 
 	if (!probe_begin(ctx, &p))
@@ -116,11 +117,13 @@ int nethttp_server_begin(struct pt_regs *ctx)
 		return 0;
 	}
 	context = *(u64 *)&g->scratch[(l->request_ctx + 8) & (SCRATCH_SIZE - 8)];
+	uri = request_string(g->scratch, l->request_uri);
 	parent_id = nethttp_remote_parent(g, request_string(g->scratch, l->request_header).ptr, rt);
 	if (parent_id)
 		trace_limit_remote(&p, g);
 	else
 		trace_new(g, rt);
+	nethttp_drop(g, uri);
 	f = span_push(&p, g, RECORD_HTTP_SERVER, parent_id);
 	if (!f)
 		return 0;

@@ -175,6 +175,49 @@ static __always_inline u64 nethttp_remote_parent(struct goroutine *g, u64 header
 	return parent_id;
 }
 
+/* Reads the beginning of a text, with zeros behind it. */
+static __always_inline void drop_text(u8 *to, struct go_string text)
+{
+	u32 n = text.len < DROP_TEXT ? text.len : DROP_TEXT;
+
+	__builtin_memset(to, 0, DROP_TEXT);
+	if (n)
+		bpf_probe_read_user(to, n, (void *)text.ptr);
+}
+
+/* Whether a rule says that no spans of this request are wanted. Both texts are compared
+ * without a branch, so that the verifier walks each rule once. */
+static __always_inline void nethttp_drop(struct goroutine *g, struct go_string uri)
+{
+	struct settings *s = settings_get();
+	u64 *path = (u64 *)g->scratch, *agent = (u64 *)(g->scratch + DROP_TEXT);
+
+	if (!s || !s->drop_rules || g->backed_off)
+		return;
+	drop_text(g->scratch, uri);
+	drop_text(g->scratch + DROP_TEXT, g->headers.value[HEADER_USER_AGENT]);
+	for (u32 i = 0; i < DROP_RULES; i++) {
+		struct drop_rule *rule;
+		u64 differ = 0;
+		u32 key = i;
+
+		if (i >= s->drop_rules)
+			return;
+		rule = bpf_map_lookup_elem(&drop_rules, &key);
+		if (!rule)
+			return;
+		for (u32 w = 0; w < DROP_TEXT / 8; w++) {
+			differ |= (path[w] ^ rule->path[w]) & rule->path_mask[w];
+			differ |= (agent[w] ^ rule->agent[w]) & rule->agent_mask[w];
+		}
+		if (differ)
+			continue;
+		g->backed_off = DROPPED_BY_RULE;
+		g->sampled = 0;
+		return;
+	}
+}
+
 static __always_inline u32 text_max(u32 which)
 {
 	switch (which) {

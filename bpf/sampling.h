@@ -56,7 +56,7 @@ static __always_inline bool sample(u64 trace_id_low_be, bool remote, u32 trace_f
 static __always_inline void trace_decide(struct goroutine *g, const struct runtime_layout *rt,
 					 bool remote, u32 trace_flags)
 {
-	g->backed_off = rt->no_spans != 0;
+	g->backed_off = rt->no_spans ? BACKED_OFF : WANTED;
 	g->sampled = !g->backed_off && sample(g->trace_id[1], remote, trace_flags);
 }
 

@@ -203,7 +203,9 @@ static __always_inline void count_unsampled_n(struct process *process, const str
 {
 	enum counter c = COUNT_SAMPLED_OUT;
 
-	if (g->backed_off)
+	if (g->backed_off == DROPPED_BY_RULE)
+		c = COUNT_DROPPED_BY_RULE;
+	else if (g->backed_off)
 		c = COUNT_LOST_BACKED_OFF;
 	else if (g->remote_limited == REMOTE_REFUSED)
 		c = COUNT_REMOTE_LIMITED;

@@ -57,7 +57,7 @@ func probeOptions(cfg config.Config) (probes.Options, error) {
 		Sampling: probes.Sampling{
 			Rate: cfg.Traces.SampleRate, Sampler: cfg.Traces.Sampler,
 			KeepErrors: cfg.Traces.KeepErrors, KeepSlowerThan: cfg.Traces.KeepSlowerThan,
-			KeepLimit: cfg.Traces.KeepLimit, RemoteLimit: cfg.Traces.RemoteLimit,
+			KeepLimit: cfg.Traces.KeepLimit, RemoteLimit: cfg.Traces.RemoteLimit, Drop: dropRulesOf(cfg.Traces.Drop),
 		},
 		Version:         readVersion().Version,
 		RingSize:        int(cfg.Probes.RingSize),
@@ -120,6 +120,14 @@ func startCluster(k config.Kubernetes, logger *slog.Logger, p *nodeProber) *kube
 		}
 	})
 	return cluster
+}
+
+func dropRulesOf(list []config.DropRule) []probes.DropRule {
+	out := make([]probes.DropRule, len(list))
+	for i, r := range list {
+		out[i] = probes.DropRule(r)
+	}
+	return out
 }
 
 func rulesOf(t config.Targets) process.Rules {

@@ -28,9 +28,15 @@ func (v buildVersion) String() string {
 	return s
 }
 
+// released is the version of a release's image, set by the linker.
+var released string
+
 // readVersion takes it from what the Go linker put into the binary.
 func readVersion() buildVersion {
 	v := buildVersion{Version: "devel", Go: runtime.Version()}
+	if released != "" {
+		v.Version = released
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return v

@@ -154,6 +154,14 @@ type Traces struct {
 	KeepSlowerThan time.Duration `koanf:"keep_slower_than"` // and those that took longer; 0 is off
 	KeepLimit      int           `koanf:"keep_limit"`       // of such traces, a second and process
 	RemoteLimit    int           `koanf:"remote_limit"`     // of sampled traces that callers began, likewise
+	Drop           []DropRule    `koanf:"drop"`             // requests that are measured, and have no spans
+}
+
+// DropRule matches requests if all of its patterns do: a text, or its beginning with *
+// behind it.
+type DropRule struct {
+	Path      string `koanf:"path"` // of the URL, without the query
+	UserAgent string `koanf:"user_agent"`
 }
 
 // Metrics says how metrics are exported. They are never sampled.

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -42,6 +43,32 @@ func (k *checker) rules(key string, rules []Rule) {
 	for i, r := range rules {
 		if reflect.ValueOf(r).IsZero() {
 			k.add(key, "rule %d of %s is empty: give it a pattern, or remove it", i+1, k.c.label(key))
+		}
+	}
+}
+
+// Bounds of what the kernel compares: internal/probes/droprules.go.
+const (
+	maxDrops    = 8
+	maxDropText = 63
+)
+
+func (k *checker) drops(rules []DropRule) {
+	label := k.c.label("traces.drop")
+	if len(rules) > maxDrops {
+		k.add("traces.drop", "%s has %d rules: at most %d are allowed, for each request is compared with all of them", label, len(rules), maxDrops)
+	}
+	for i, r := range rules {
+		if r == (DropRule{}) {
+			k.add("traces.drop", "rule %d of %s is empty: give it a path or a user_agent, or remove it", i+1, label)
+		}
+		for _, pattern := range []string{r.Path, r.UserAgent} {
+			if text := strings.TrimSuffix(pattern, "*"); strings.Contains(text, "*") || len(text) > maxDropText {
+				k.add("traces.drop", "rule %d of %s: %q: a * stands only at the end, and there are at most %d bytes", i+1, label, pattern, maxDropText)
+			}
+		}
+		if r.Path != "" && !strings.HasPrefix(r.Path, "/") {
+			k.add("traces.drop", "rule %d of %s: path %q must begin with /", i+1, label, r.Path)
 		}
 	}
 }

@@ -36,6 +36,7 @@ func (c *Config) problems(skip map[string]bool) []error {
 	k.must(slices.Contains([]string{SamplerRatio, SamplerParentRatio, SamplerProbability}, t.Sampler), "traces.sampler", t.Sampler)
 	k.must(t.KeepSlowerThan >= 0, "traces.keep_slower_than", t.KeepSlowerThan)
 	k.must(between(t.KeepLimit, 1, 1_000_000), "traces.keep_limit", t.KeepLimit)
+	k.drops(t.Drop)
 	k.must(between(t.RemoteLimit, 1, 1_000_000), "traces.remote_limit", t.RemoteLimit)
 
 	k.must(between(m.Interval, 100*time.Millisecond, 24*time.Hour), "metrics.interval", m.Interval)

@@ -237,6 +237,9 @@ func (k *kernel) configure(o Options) error {
 	}
 	s.MaxSeries = uint32(o.MaxSeries)
 	s.LogIntervalNs, s.LogBurstNs = o.Logs.kernelLimit()
+	if err := k.storeDropRules(o.Sampling.Drop); err != nil {
+		return err
+	}
 	if err := k.mapOf("agent_settings").Put(uint32(0), &s); err != nil {
 		return fmt.Errorf("store settings: %w", err)
 	}
@@ -252,6 +255,7 @@ var counterNames = [bpf.AgentCounterCOUNTERS]string{
 	bpf.AgentCounterCOUNT_LOST_STASH_FULL:      "stash_full",
 	bpf.AgentCounterCOUNT_LOST_BACKED_OFF:      "backed_off",
 	bpf.AgentCounterCOUNT_LOST_UNKNOWN_PROCESS: "unknown_process",
+	bpf.AgentCounterCOUNT_DROPPED_BY_RULE:      "dropped_by_rule",
 	bpf.AgentCounterCOUNT_REMOTE_LIMITED:       "remote_limited",
 	bpf.AgentCounterCOUNT_BAD_READ:             "bad_read",
 	bpf.AgentCounterCOUNT_CONTEXTS_FULL:        "contexts_full",

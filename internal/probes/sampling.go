@@ -30,6 +30,7 @@ type Sampling struct {
 	// RemoteLimit is how many traces a second and process are sampled whose ids callers
 	// chose, at a rate below 1; 0: 1000.
 	RemoteLimit int
+	Drop        []DropRule
 }
 
 const (
@@ -60,6 +61,11 @@ func (s Sampling) settings() (bpf.AgentSettings, error) {
 	if s.KeepErrors {
 		out.KeepErrors = 1
 	}
+	rules, err := dropRules(s.Drop)
+	if err != nil {
+		return out, err
+	}
+	out.DropRules = uint32(len(rules))
 	out.KeepIntervalNs, out.KeepBurstNs = limitOf(s.KeepLimit, defaultKeepLimit)
 	out.RemoteIntervalNs, out.RemoteBurstNs = limitOf(s.RemoteLimit, defaultRemoteLimit)
 	return out, nil
