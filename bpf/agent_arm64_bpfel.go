@@ -51,6 +51,55 @@ type AgentExecNotice struct {
 	Pad  uint32
 }
 
+type AgentFoldClass uint32
+
+const (
+	AgentFoldClassC_OTHER      AgentFoldClass = 0
+	AgentFoldClassC_SPACE      AgentFoldClass = 1
+	AgentFoldClassC_COMMA      AgentFoldClass = 2
+	AgentFoldClassC_LETTER     AgentFoldClass = 3
+	AgentFoldClassC_LETTER_Q   AgentFoldClass = 4
+	AgentFoldClassC_DIGIT      AgentFoldClass = 5
+	AgentFoldClassC_DOT        AgentFoldClass = 6
+	AgentFoldClassC_QUOTE      AgentFoldClass = 7
+	AgentFoldClassC_DOUBLE     AgentFoldClass = 8
+	AgentFoldClassC_TICK       AgentFoldClass = 9
+	AgentFoldClassC_OPEN       AgentFoldClass = 10
+	AgentFoldClassC_CLOSE      AgentFoldClass = 11
+	AgentFoldClassC_DOLLAR     AgentFoldClass = 12
+	AgentFoldClassC_BACKSLASH  AgentFoldClass = 13
+	AgentFoldClassC_MINUS      AgentFoldClass = 14
+	AgentFoldClassC_SLASH      AgentFoldClass = 15
+	AgentFoldClassC_STAR       AgentFoldClass = 16
+	AgentFoldClassC_HASH       AgentFoldClass = 17
+	AgentFoldClassFOLD_CLASSES AgentFoldClass = 32
+)
+
+type AgentFoldState uint32
+
+const (
+	AgentFoldStateS_PLAIN       AgentFoldState = 0
+	AgentFoldStateS_WORD        AgentFoldState = 1
+	AgentFoldStateS_WORD_Q      AgentFoldState = 2
+	AgentFoldStateS_NUMBER      AgentFoldState = 3
+	AgentFoldStateS_STRING      AgentFoldState = 4
+	AgentFoldStateS_ENDED       AgentFoldState = 5
+	AgentFoldStateS_LIST_SPACE  AgentFoldState = 6
+	AgentFoldStateS_LIST_COMMA  AgentFoldState = 7
+	AgentFoldStateS_LIST_NUMBER AgentFoldState = 8
+	AgentFoldStateS_LIST_STRING AgentFoldState = 9
+	AgentFoldStateS_LIST_ENDED  AgentFoldState = 10
+	AgentFoldStateS_DOUBLE      AgentFoldState = 11
+	AgentFoldStateS_TICK        AgentFoldState = 12
+	AgentFoldStateS_OPEN        AgentFoldState = 13
+	AgentFoldStateS_BRACKET     AgentFoldState = 14
+	AgentFoldStateS_MINUS       AgentFoldState = 15
+	AgentFoldStateS_SLASH       AgentFoldState = 16
+	AgentFoldStateS_DOLLAR      AgentFoldState = 17
+	AgentFoldStateS_REST        AgentFoldState = 18
+	AgentFoldStateFOLD_STATES   AgentFoldState = 32
+)
+
 type AgentFrame struct {
 	_        structs.HostLayout
 	StartNs  uint64
@@ -638,6 +687,8 @@ const (
 	AgentVarReferToCounter          = "refer_to_counter"
 	AgentVarReferToDropRule         = "refer_to_drop_rule"
 	AgentVarReferToExecNotice       = "refer_to_exec_notice"
+	AgentVarReferToFoldClass        = "refer_to_fold_class"
+	AgentVarReferToFoldState        = "refer_to_fold_state"
 	AgentVarReferToFrame            = "refer_to_frame"
 	AgentVarReferToGoIface          = "refer_to_go_iface"
 	AgentVarReferToGoString         = "refer_to_go_string"
@@ -781,6 +832,8 @@ type AgentVariableSpecs struct {
 	ReferToCounter          *ebpf.VariableSpec `ebpf:"refer_to_counter"`
 	ReferToDropRule         *ebpf.VariableSpec `ebpf:"refer_to_drop_rule"`
 	ReferToExecNotice       *ebpf.VariableSpec `ebpf:"refer_to_exec_notice"`
+	ReferToFoldClass        *ebpf.VariableSpec `ebpf:"refer_to_fold_class"`
+	ReferToFoldState        *ebpf.VariableSpec `ebpf:"refer_to_fold_state"`
 	ReferToFrame            *ebpf.VariableSpec `ebpf:"refer_to_frame"`
 	ReferToGoIface          *ebpf.VariableSpec `ebpf:"refer_to_go_iface"`
 	ReferToGoString         *ebpf.VariableSpec `ebpf:"refer_to_go_string"`
@@ -911,6 +964,8 @@ type AgentVariables struct {
 	ReferToCounter          *ebpf.Variable `ebpf:"refer_to_counter"`
 	ReferToDropRule         *ebpf.Variable `ebpf:"refer_to_drop_rule"`
 	ReferToExecNotice       *ebpf.Variable `ebpf:"refer_to_exec_notice"`
+	ReferToFoldClass        *ebpf.Variable `ebpf:"refer_to_fold_class"`
+	ReferToFoldState        *ebpf.Variable `ebpf:"refer_to_fold_state"`
 	ReferToFrame            *ebpf.Variable `ebpf:"refer_to_frame"`
 	ReferToGoIface          *ebpf.Variable `ebpf:"refer_to_go_iface"`
 	ReferToGoString         *ebpf.Variable `ebpf:"refer_to_go_string"`

@@ -319,7 +319,7 @@ static __always_inline void sql_measure(const struct probe *p, struct goroutine 
 	key->error_type = e->error_type;
 	key->detail[0] = e->driver_type ? e->driver_type : e->connector_type;
 	key->detail[1] = e->code;
-	e->series = measure(p, e->process, METRIC_SQL, key, g->scratch, len, e->code_role,
+	e->series = measure_sql(p, e->process, METRIC_SQL, key, g->scratch, len, e->code_role,
 			    e->end_ns - f->start_ns, db_bounds, sizeof(db_bounds) / sizeof(u64));
 }
 

@@ -6,6 +6,7 @@
 #ifndef AGENT_METRIC_H
 #define AGENT_METRIC_H
 
+#include "fold.h"
 #include "span.h"
 
 #define MS 1000000ULL
@@ -53,20 +54,31 @@ static __always_inline void text_pad(u8 *text, u64 len)
 }
 
 /* The series of a key; NULL: use the overflow histogram. text is at least
- * SERIES_TEXT_MAX bytes of map memory, of which text_len count. */
+ * SERIES_TEXT_MAX bytes of map memory, of which text_len count. SQL may have its literals
+ * in it, without end: where three quarters of the series are taken, the key becomes that
+ * of all texts that differ in nothing else. Its text is the goroutine's scratch. */
 static __always_inline struct series *series_of(const struct probe *p, struct process *process,
-						u32 metric, const struct series_key *key,
+						u32 metric, bool sql, struct series_key *key,
 						const void *text, u64 text_len, u64 extra)
 {
 	struct series *s = bpf_map_lookup_elem(&all_series, key);
 	struct settings *settings;
-	u32 zero = 0;
+	u32 zero = 0, max;
 	u64 n = text_len;
 
 	if (s)
 		return s;
 	settings = bpf_map_lookup_elem(&agent_settings, &zero);
-	if (!settings || process->series[metric] >= settings->max_series)
+	if (!settings)
+		return NULL;
+	max = settings->max_series;
+	if (sql && text_len && process->series[metric] >= max - max / 4) {
+		key->text = fold_hash(p->goroutine, p->tgid, n);
+		s = bpf_map_lookup_elem(&all_series, key);
+		if (s)
+			return s;
+	}
+	if (process->series[metric] >= max)
 		return NULL;
 	if (!bpf_map_update_elem(&all_series, key, &no_series, BPF_NOEXIST))
 		__sync_fetch_and_add(&process->series[metric], 1);
@@ -86,11 +98,11 @@ static __always_inline struct series *series_of(const struct probe *p, struct pr
 
 /* Adds one duration to the histogram of its series and returns the series' id; 0 when it
  * went to the overflow. */
-static __always_inline u64 measure(const struct probe *p, struct process *process, u32 metric,
-				    const struct series_key *key, const void *text, u64 text_len,
-				    u64 extra, u64 ns, const u64 *bounds, u32 n)
+static __always_inline u64 measure_in(const struct probe *p, struct process *process, u32 metric,
+				      bool sql, struct series_key *key, const void *text,
+				      u64 text_len, u64 extra, u64 ns, const u64 *bounds, u32 n)
 {
-	struct series *s = series_of(p, process, metric, key, text, text_len, extra);
+	struct series *s = series_of(p, process, metric, sql, key, text, text_len, extra);
 
 	if (s) {
 		histogram_add(&s->histogram, ns, bounds, n);
@@ -99,6 +111,21 @@ static __always_inline u64 measure(const struct probe *p, struct process *proces
 	count_in(process, COUNT_SERIES_FULL, 1);
 	histogram_add(&process->overflow[metric], ns, bounds, n);
 	return 0;
+}
+
+static __always_inline u64 measure(const struct probe *p, struct process *process, u32 metric,
+				   struct series_key *key, const void *text, u64 text_len,
+				   u64 extra, u64 ns, const u64 *bounds, u32 n)
+{
+	return measure_in(p, process, metric, false, key, text, text_len, extra, ns, bounds, n);
+}
+
+/* measure, of a text that is SQL. */
+static __always_inline u64 measure_sql(const struct probe *p, struct process *process, u32 metric,
+				       struct series_key *key, const void *text, u64 text_len,
+				       u64 extra, u64 ns, const u64 *bounds, u32 n)
+{
+	return measure_in(p, process, metric, true, key, text, text_len, extra, ns, bounds, n);
 }
 
 #endif

@@ -32,6 +32,8 @@ func (e *e2e) testMetrics(t *testing.T) {
 	}
 	t.Run("errors", e.testKeepErrors)
 	t.Run("overflow", e.testOverflow)
+	t.Run("literals", e.testLiterals)
+	t.Run("odd texts", e.testOddTexts)
 }
 
 func (e *e2e) testExactCounts(t *testing.T, rate string) {
