@@ -157,6 +157,95 @@ type AgentGoroutineKey struct {
 	Pad     uint32
 }
 
+type AgentGrpcBody struct {
+	_         structs.HostLayout
+	Key       AgentSeriesKey
+	MethodLen uint32
+	MoreLen   uint32
+	Pad       [3]uint64
+}
+
+type AgentGrpcEndSite uint32
+
+const (
+	AgentGrpcEndSiteGRPC_FINISH       AgentGrpcEndSite = 0
+	AgentGrpcEndSiteGRPC_NO_STREAM    AgentGrpcEndSite = 1
+	AgentGrpcEndSiteGRPC_NOT_RESOLVED AgentGrpcEndSite = 2
+	AgentGrpcEndSiteGRPC_NO_CALL      AgentGrpcEndSite = 3
+)
+
+type AgentGrpcKind uint32
+
+const (
+	AgentGrpcKindRECORD_GRPC_SERVER AgentGrpcKind = 64
+	AgentGrpcKindRECORD_GRPC_CLIENT AgentGrpcKind = 65
+)
+
+type AgentGrpcLayout struct {
+	_               structs.HostLayout
+	ServerTransport uint64
+	ValueContext    uint64
+	IncomingKey     uint64
+	StatusError     uint64
+	PlainError      uint64
+	StreamBase      uint32
+	StreamIndirect  uint32
+	StreamMethod    uint32
+	StreamCtx       uint32
+	ValueKey        uint32
+	ValueVal        uint32
+	ErrorStatus     uint32
+	StatusProto     uint32
+	ProtoCode       uint32
+	ProtoMessage    uint32
+	ClientCc        uint32
+	ClientDesc      uint32
+	ConnTarget      uint32
+	Pad             uint32
+}
+
+type AgentGrpcRecord struct {
+	_      structs.HostLayout
+	Header AgentRecordHeader
+	Body   AgentGrpcBody
+}
+
+type AgentGrpcStream struct {
+	_         structs.HostLayout
+	TraceId   [2]uint64
+	Owner     uint64
+	RootId    uint64
+	Sampled   uint32
+	Random    uint32
+	BackedOff uint32
+	IsStream  uint32
+	Frame     AgentFrame
+}
+
+type AgentGrpcStreamKey struct {
+	_      structs.HostLayout
+	Stream uint64
+	Tgid   uint32
+	Pad    uint32
+}
+
+type AgentGrpcWork struct {
+	_      structs.HostLayout
+	Text   [320]int8
+	Ending struct {
+		_       structs.HostLayout
+		TraceId [2]uint64
+		EndNs   uint64
+		Series  uint64
+		Detail  uint64
+		Method  AgentGoString
+		More    AgentGoString
+		Random  uint32
+		Pad     uint32
+	}
+	Body AgentGrpcBody
+}
+
 type AgentHeader uint32
 
 const (
@@ -316,8 +405,7 @@ type AgentProcess struct {
 	_               structs.HostLayout
 	Bias            uint64
 	Binary          uint32
-	Pad             uint32
-	Series          [4]uint32
+	Series          [5]uint32
 	LogNextNs       uint64
 	Panicked        uint64
 	KeepNextNs      uint64
@@ -325,7 +413,7 @@ type AgentProcess struct {
 	RemoteNextNs    uint64
 	RemoteRefusedNs uint64
 	Counters        [17]uint64
-	Overflow        [4]AgentHistogram
+	Overflow        [5]AgentHistogram
 }
 
 type AgentRecordHeader struct {
@@ -661,6 +749,8 @@ const (
 	AgentMapExecs                   = "execs"
 	AgentMapGoroutineTable          = "goroutine_table"
 	AgentMapGoroutines              = "goroutines"
+	AgentMapGrpcLayouts             = "grpc_layouts"
+	AgentMapGrpcStreams             = "grpc_streams"
 	AgentMapLineages                = "lineages"
 	AgentMapLogRing                 = "log_ring"
 	AgentMapNethttpLayouts          = "nethttp_layouts"
@@ -674,6 +764,11 @@ const (
 	AgentMapStderrLayouts           = "stderr_layouts"
 	AgentMapTypes                   = "types"
 	AgentMapWithoutLogs             = "without_logs"
+	AgentProgGrpcClientBegin        = "grpc_client_begin"
+	AgentProgGrpcClientEnd          = "grpc_client_end"
+	AgentProgGrpcServerBegin        = "grpc_server_begin"
+	AgentProgGrpcServerEnd          = "grpc_server_end"
+	AgentProgGrpcStreamOpened       = "grpc_stream_opened"
 	AgentProgNethttpRoute           = "nethttp_route"
 	AgentProgNethttpServerBegin     = "nethttp_server_begin"
 	AgentProgNethttpServerEnd       = "nethttp_server_end"
@@ -694,6 +789,14 @@ const (
 	AgentVarReferToGoString         = "refer_to_go_string"
 	AgentVarReferToGoroutine        = "refer_to_goroutine"
 	AgentVarReferToGoroutineKey     = "refer_to_goroutine_key"
+	AgentVarReferToGrpcBody         = "refer_to_grpc_body"
+	AgentVarReferToGrpcEndSite      = "refer_to_grpc_end_site"
+	AgentVarReferToGrpcKind         = "refer_to_grpc_kind"
+	AgentVarReferToGrpcLayout       = "refer_to_grpc_layout"
+	AgentVarReferToGrpcRecord       = "refer_to_grpc_record"
+	AgentVarReferToGrpcStream       = "refer_to_grpc_stream"
+	AgentVarReferToGrpcStreamKey    = "refer_to_grpc_stream_key"
+	AgentVarReferToGrpcWork         = "refer_to_grpc_work"
 	AgentVarReferToHeader           = "refer_to_header"
 	AgentVarReferToHeaderValues     = "refer_to_header_values"
 	AgentVarReferToHistogram        = "refer_to_histogram"
@@ -787,6 +890,11 @@ type AgentSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type AgentProgramSpecs struct {
+	GrpcClientBegin    *ebpf.ProgramSpec `ebpf:"grpc_client_begin"`
+	GrpcClientEnd      *ebpf.ProgramSpec `ebpf:"grpc_client_end"`
+	GrpcServerBegin    *ebpf.ProgramSpec `ebpf:"grpc_server_begin"`
+	GrpcServerEnd      *ebpf.ProgramSpec `ebpf:"grpc_server_end"`
+	GrpcStreamOpened   *ebpf.ProgramSpec `ebpf:"grpc_stream_opened"`
 	NethttpRoute       *ebpf.ProgramSpec `ebpf:"nethttp_route"`
 	NethttpServerBegin *ebpf.ProgramSpec `ebpf:"nethttp_server_begin"`
 	NethttpServerEnd   *ebpf.ProgramSpec `ebpf:"nethttp_server_end"`
@@ -810,6 +918,8 @@ type AgentMapSpecs struct {
 	Execs          *ebpf.MapSpec `ebpf:"execs"`
 	GoroutineTable *ebpf.MapSpec `ebpf:"goroutine_table"`
 	Goroutines     *ebpf.MapSpec `ebpf:"goroutines"`
+	GrpcLayouts    *ebpf.MapSpec `ebpf:"grpc_layouts"`
+	GrpcStreams    *ebpf.MapSpec `ebpf:"grpc_streams"`
 	Lineages       *ebpf.MapSpec `ebpf:"lineages"`
 	LogRing        *ebpf.MapSpec `ebpf:"log_ring"`
 	NethttpLayouts *ebpf.MapSpec `ebpf:"nethttp_layouts"`
@@ -839,6 +949,14 @@ type AgentVariableSpecs struct {
 	ReferToGoString         *ebpf.VariableSpec `ebpf:"refer_to_go_string"`
 	ReferToGoroutine        *ebpf.VariableSpec `ebpf:"refer_to_goroutine"`
 	ReferToGoroutineKey     *ebpf.VariableSpec `ebpf:"refer_to_goroutine_key"`
+	ReferToGrpcBody         *ebpf.VariableSpec `ebpf:"refer_to_grpc_body"`
+	ReferToGrpcEndSite      *ebpf.VariableSpec `ebpf:"refer_to_grpc_end_site"`
+	ReferToGrpcKind         *ebpf.VariableSpec `ebpf:"refer_to_grpc_kind"`
+	ReferToGrpcLayout       *ebpf.VariableSpec `ebpf:"refer_to_grpc_layout"`
+	ReferToGrpcRecord       *ebpf.VariableSpec `ebpf:"refer_to_grpc_record"`
+	ReferToGrpcStream       *ebpf.VariableSpec `ebpf:"refer_to_grpc_stream"`
+	ReferToGrpcStreamKey    *ebpf.VariableSpec `ebpf:"refer_to_grpc_stream_key"`
+	ReferToGrpcWork         *ebpf.VariableSpec `ebpf:"refer_to_grpc_work"`
 	ReferToHeader           *ebpf.VariableSpec `ebpf:"refer_to_header"`
 	ReferToHeaderValues     *ebpf.VariableSpec `ebpf:"refer_to_header_values"`
 	ReferToHistogram        *ebpf.VariableSpec `ebpf:"refer_to_histogram"`
@@ -917,6 +1035,8 @@ type AgentMaps struct {
 	Execs          *ebpf.Map `ebpf:"execs"`
 	GoroutineTable *ebpf.Map `ebpf:"goroutine_table"`
 	Goroutines     *ebpf.Map `ebpf:"goroutines"`
+	GrpcLayouts    *ebpf.Map `ebpf:"grpc_layouts"`
+	GrpcStreams    *ebpf.Map `ebpf:"grpc_streams"`
 	Lineages       *ebpf.Map `ebpf:"lineages"`
 	LogRing        *ebpf.Map `ebpf:"log_ring"`
 	NethttpLayouts *ebpf.Map `ebpf:"nethttp_layouts"`
@@ -941,6 +1061,8 @@ func (m *AgentMaps) Close() error {
 		m.Execs,
 		m.GoroutineTable,
 		m.Goroutines,
+		m.GrpcLayouts,
+		m.GrpcStreams,
 		m.Lineages,
 		m.LogRing,
 		m.NethttpLayouts,
@@ -971,6 +1093,14 @@ type AgentVariables struct {
 	ReferToGoString         *ebpf.Variable `ebpf:"refer_to_go_string"`
 	ReferToGoroutine        *ebpf.Variable `ebpf:"refer_to_goroutine"`
 	ReferToGoroutineKey     *ebpf.Variable `ebpf:"refer_to_goroutine_key"`
+	ReferToGrpcBody         *ebpf.Variable `ebpf:"refer_to_grpc_body"`
+	ReferToGrpcEndSite      *ebpf.Variable `ebpf:"refer_to_grpc_end_site"`
+	ReferToGrpcKind         *ebpf.Variable `ebpf:"refer_to_grpc_kind"`
+	ReferToGrpcLayout       *ebpf.Variable `ebpf:"refer_to_grpc_layout"`
+	ReferToGrpcRecord       *ebpf.Variable `ebpf:"refer_to_grpc_record"`
+	ReferToGrpcStream       *ebpf.Variable `ebpf:"refer_to_grpc_stream"`
+	ReferToGrpcStreamKey    *ebpf.Variable `ebpf:"refer_to_grpc_stream_key"`
+	ReferToGrpcWork         *ebpf.Variable `ebpf:"refer_to_grpc_work"`
 	ReferToHeader           *ebpf.Variable `ebpf:"refer_to_header"`
 	ReferToHeaderValues     *ebpf.Variable `ebpf:"refer_to_header_values"`
 	ReferToHistogram        *ebpf.Variable `ebpf:"refer_to_histogram"`
@@ -1026,6 +1156,11 @@ type AgentVariables struct {
 //
 // It can be passed to LoadAgentObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AgentPrograms struct {
+	GrpcClientBegin    *ebpf.Program `ebpf:"grpc_client_begin"`
+	GrpcClientEnd      *ebpf.Program `ebpf:"grpc_client_end"`
+	GrpcServerBegin    *ebpf.Program `ebpf:"grpc_server_begin"`
+	GrpcServerEnd      *ebpf.Program `ebpf:"grpc_server_end"`
+	GrpcStreamOpened   *ebpf.Program `ebpf:"grpc_stream_opened"`
 	NethttpRoute       *ebpf.Program `ebpf:"nethttp_route"`
 	NethttpServerBegin *ebpf.Program `ebpf:"nethttp_server_begin"`
 	NethttpServerEnd   *ebpf.Program `ebpf:"nethttp_server_end"`
@@ -1040,6 +1175,11 @@ type AgentPrograms struct {
 
 func (p *AgentPrograms) Close() error {
 	return _AgentClose(
+		p.GrpcClientBegin,
+		p.GrpcClientEnd,
+		p.GrpcServerBegin,
+		p.GrpcServerEnd,
+		p.GrpcStreamOpened,
 		p.NethttpRoute,
 		p.NethttpServerBegin,
 		p.NethttpServerEnd,

@@ -102,14 +102,13 @@ struct series {
 };
 
 /* Histograms of what has no series of its own, one for each kind of span. */
-#define METRICS 4
+#define METRICS 5
 
 /* What user space tells the programs about one process. */
 struct process {
 	u64 bias; /* where it was loaded, minus where it was linked */
 	u32 binary;
-	u32 pad;
-	u32 series[METRICS]; /* how many there are */
+	u32 series[METRICS]; /* how many there are; METRICS is odd, so that no padding is left */
 	u64 log_next_ns; /* of the limit of log lines: when the next one is due */
 	u64 panicked; /* handlers whose panic the server has recovered */
 	u64 keep_next_ns; /* of the limit of kept traces: when the next one is due */

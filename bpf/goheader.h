@@ -20,23 +20,29 @@
 	((u64)(a) | (u64)(b) << 8 | (u64)(c) << 16 | (u64)(d) << 24 | (u64)(e) << 32 |     \
 	 (u64)(f) << 40 | (u64)(g) << 48 | (u64)(h) << 56)
 
+/* Sets the bit that tells lower from upper case; a dash has it. */
+#define LOWER 0x2020202020202020ULL
+
+/* Keys are "Traceparent" in an http.Header, "traceparent" in metadata of gRPC. */
 static __always_inline int header_of(u64 key_ptr, u64 key_len)
 {
 	u64 key[2] = {};
 
 	if (bpf_probe_read_user(key, key_len & 15, (void *)key_ptr))
 		return -1;
-	if (!((key[0] ^ WORD('T', 'r', 'a', 'c', 'e', 'p', 'a', 'r')) |
-	      (key[1] ^ WORD('e', 'n', 't', 0, 0, 0, 0, 0))))
+	key[0] |= LOWER;
+	key[1] |= LOWER;
+	if (!((key[0] ^ WORD('t', 'r', 'a', 'c', 'e', 'p', 'a', 'r')) |
+	      (key[1] ^ WORD('e', 'n', 't', ' ', ' ', ' ', ' ', ' '))))
 		return HEADER_TRACEPARENT;
-	if (!((key[0] ^ WORD('T', 'r', 'a', 'c', 'e', 's', 't', 'a')) |
-	      (key[1] ^ WORD('t', 'e', 0, 0, 0, 0, 0, 0))))
+	if (!((key[0] ^ WORD('t', 'r', 'a', 'c', 'e', 's', 't', 'a')) |
+	      (key[1] ^ WORD('t', 'e', ' ', ' ', ' ', ' ', ' ', ' '))))
 		return HEADER_TRACESTATE;
-	if (!((key[0] ^ WORD('U', 's', 'e', 'r', '-', 'A', 'g', 'e')) |
-	      (key[1] ^ WORD('n', 't', 0, 0, 0, 0, 0, 0))))
+	if (!((key[0] ^ WORD('u', 's', 'e', 'r', '-', 'a', 'g', 'e')) |
+	      (key[1] ^ WORD('n', 't', ' ', ' ', ' ', ' ', ' ', ' '))))
 		return HEADER_USER_AGENT;
-	if (!((key[0] ^ WORD('X', '-', 'F', 'o', 'r', 'w', 'a', 'r')) |
-	      (key[1] ^ WORD('d', 'e', 'd', '-', 'F', 'o', 'r', 0))))
+	if (!((key[0] ^ WORD('x', '-', 'f', 'o', 'r', 'w', 'a', 'r')) |
+	      (key[1] ^ WORD('d', 'e', 'd', '-', 'f', 'o', 'r', ' '))))
 		return HEADER_FORWARDED_FOR;
 	return -1;
 }

@@ -217,16 +217,12 @@ static __always_inline void count_unsampled(struct process *process, const struc
 	count_unsampled_n(process, g, 1);
 }
 
-/* Remembers an ended child until its local root ends; body is STASH_BODY words. False:
- * nothing waits for it. */
-static __always_inline bool stash_add(const struct probe *p, const struct runtime_layout *rt,
-				      struct goroutine *g, const struct frame *f, u64 end_ns,
-				      const void *body)
+/* Remembers an ended child until its local root, which the goroutine owner has open, ends;
+ * body is STASH_BODY words. False: nothing waits for it. */
+static __always_inline bool stash_add_to(struct goroutine *owner, u64 root_id,
+					 const struct frame *f, u64 end_ns, const void *body)
 {
-	struct goroutine *owner = g->owner ? goroutine_find(p, rt, g->owner) : g;
-	u64 root_id = g->root_id;
-
-	if (!owner || owner->root_id != root_id || g->backed_off || !keep_possible())
+	if (!owner || owner->root_id != root_id || owner->backed_off || !keep_possible())
 		return false;
 	for (u32 i = 0; i < MAX_STASHED; i++) {
 		struct stashed *s = &owner->stash[i];
@@ -248,6 +244,15 @@ static __always_inline bool stash_add(const struct probe *p, const struct runtim
 	}
 	__sync_fetch_and_add(&owner->stash_missed, 1);
 	return true;
+}
+
+static __always_inline bool stash_add(const struct probe *p, const struct runtime_layout *rt,
+				      struct goroutine *g, const struct frame *f, u64 end_ns,
+				      const void *body)
+{
+	struct goroutine *owner = g->owner ? goroutine_find(p, rt, g->owner) : g;
+
+	return stash_add_to(owner, g->root_id, f, end_ns, body);
 }
 
 #endif

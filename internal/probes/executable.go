@@ -58,7 +58,7 @@ const (
 )
 
 // errNothing: a Go binary with none of the libraries.
-var errNothing = errors.New("nothing to instrument: it uses neither net/http's server nor database/sql")
+var errNothing = errors.New("nothing to instrument: it uses none of net/http's server, database/sql and gRPC")
 
 // newExecutable analyses an executable and tells the kernel its layouts. It takes exe
 // over, and closes it on error.
@@ -145,10 +145,14 @@ func (b *executable) writeRuntime(put putFunc) error {
 	return b.writeTypes(put)
 }
 
-// headerLayout fills in how http.Header lies in memory. Without it incoming trace
-// context and the user agent are not read, no more than that.
+// headerLayout fills in how http.Header lies in memory, and metadata of gRPC, which is the
+// same map. Without it incoming trace context and the user agent are not read, no more
+// than that.
 func (b *executable) headerLayout(layout *bpf.AgentRuntimeLayout) {
 	m, err := b.info.MapLayout("net/http.Header")
+	if err != nil {
+		m, err = b.info.MapLayout("google.golang.org/grpc/metadata.MD")
+	}
 	if err != nil || m.Slots != 8 || m.Size > scratchSize {
 		return
 	}

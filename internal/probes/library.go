@@ -17,6 +17,7 @@ var libraries = []*library{
 	&netHTTP,
 	&routers,
 	&databaseSQL,
+	&grpc,
 	&goRuntime,
 	&standardError,
 }

@@ -74,13 +74,16 @@ var netHTTP = library{
 		slot: 0,
 		name: "http.server.request.duration", unit: "s",
 		description: "Duration of HTTP server requests.",
-		bounds:      []float64{0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10},
+		bounds:      httpBounds,
 		attributes:  httpServerSeries,
 	}},
 	records: map[uint32]decoder{
 		uint32(bpf.AgentNethttpKindRECORD_HTTP_SERVER): decodeHTTPServer,
 	},
 }
+
+// httpBounds are those of bpf/metric.h, in s.
+var httpBounds = []float64{0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10}
 
 // patternOffset is where a Request has its pattern, from Go 1.23 on. Where it has none, the
 // route's probe stays.

@@ -23,9 +23,28 @@ func (k *kernel) purge(tgid uint32, before uint64) (open uint64, err error) {
 		return true
 	})
 	// A context is registered by a goroutine; without it nothing leads to a span.
-	return open, errors.Join(err, k.eachEntry("context_table", func(e bpf.AgentTableEntry) bool {
+	err = errors.Join(err, k.eachEntry("context_table", func(e bpf.AgentTableEntry) bool {
 		return e.Tgid == tgid && before == allTime
 	}))
+	streams, streamsErr := k.purgeStreams(tgid, before)
+	return open + streams, errors.Join(err, streamsErr)
+}
+
+// purgeStreams does the same for the streams that gRPC's clients have open.
+func (k *kernel) purgeStreams(tgid uint32, before uint64) (open uint64, err error) {
+	streams := k.mapOf("grpc_streams")
+	var gone []bpf.AgentGrpcStreamKey
+	err = eachInBatches(streams, func(key *bpf.AgentGrpcStreamKey, s *bpf.AgentGrpcStream) {
+		if key.Tgid == tgid && s.Frame.StartNs < before {
+			gone = append(gone, *key)
+		}
+	})
+	for i := range gone {
+		if streams.Delete(&gone[i]) == nil {
+			open++
+		}
+	}
+	return open, err
 }
 
 // purgeAll frees the open spans of all processes, while nothing is attached, and returns
