@@ -22,18 +22,19 @@ const (
 	AgentCounterCOUNT_LOST_GOROUTINES_FULL AgentCounter = 3
 	AgentCounterCOUNT_LOST_STACK_FULL      AgentCounter = 4
 	AgentCounterCOUNT_LOST_UNFINISHED      AgentCounter = 5
-	AgentCounterCOUNT_LOST_STASH_FULL      AgentCounter = 6
-	AgentCounterCOUNT_LOST_BACKED_OFF      AgentCounter = 7
-	AgentCounterCOUNT_LOST_UNKNOWN_PROCESS AgentCounter = 8
-	AgentCounterCOUNT_DROPPED_BY_RULE      AgentCounter = 9
-	AgentCounterCOUNT_REMOTE_LIMITED       AgentCounter = 10
-	AgentCounterCOUNT_BAD_READ             AgentCounter = 11
-	AgentCounterCOUNT_CONTEXTS_FULL        AgentCounter = 12
-	AgentCounterCOUNT_LOGS_DROPPED         AgentCounter = 13
-	AgentCounterCOUNT_LOGS_RING_FULL       AgentCounter = 14
-	AgentCounterCOUNT_LOGS_RATE_LIMITED    AgentCounter = 15
-	AgentCounterCOUNT_SERIES_FULL          AgentCounter = 16
-	AgentCounterCOUNTERS                   AgentCounter = 17
+	AgentCounterCOUNT_LOST_EXITED          AgentCounter = 6
+	AgentCounterCOUNT_LOST_STASH_FULL      AgentCounter = 7
+	AgentCounterCOUNT_LOST_BACKED_OFF      AgentCounter = 8
+	AgentCounterCOUNT_LOST_UNKNOWN_PROCESS AgentCounter = 9
+	AgentCounterCOUNT_DROPPED_BY_RULE      AgentCounter = 10
+	AgentCounterCOUNT_REMOTE_LIMITED       AgentCounter = 11
+	AgentCounterCOUNT_BAD_READ             AgentCounter = 12
+	AgentCounterCOUNT_CONTEXTS_FULL        AgentCounter = 13
+	AgentCounterCOUNT_LOGS_DROPPED         AgentCounter = 14
+	AgentCounterCOUNT_LOGS_RING_FULL       AgentCounter = 15
+	AgentCounterCOUNT_LOGS_RATE_LIMITED    AgentCounter = 16
+	AgentCounterCOUNT_SERIES_FULL          AgentCounter = 17
+	AgentCounterCOUNTERS                   AgentCounter = 18
 )
 
 type AgentDropRule struct {
@@ -412,7 +413,7 @@ type AgentProcess struct {
 	KeepRefusedNs   uint64
 	RemoteNextNs    uint64
 	RemoteRefusedNs uint64
-	Counters        [17]uint64
+	Counters        [18]uint64
 	Overflow        [5]AgentHistogram
 }
 

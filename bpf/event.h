@@ -58,6 +58,7 @@ enum counter {
 	COUNT_LOST_GOROUTINES_FULL, /* more open spans than the map holds */
 	COUNT_LOST_STACK_FULL, /* spans nested deeper than a goroutine's stack of spans */
 	COUNT_LOST_UNFINISHED, /* begun, but its end was never seen */
+	COUNT_LOST_EXITED, /* open when their process ended; user space counts these */
 	COUNT_LOST_STASH_FULL, /* children of a kept trace, more than are remembered */
 	COUNT_LOST_BACKED_OFF, /* spans were given up: the probes cost the app too much */
 	COUNT_LOST_UNKNOWN_PROCESS, /* begun before user space knew the process: Linux before 5.15 */

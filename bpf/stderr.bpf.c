@@ -59,7 +59,7 @@ struct {
  * end is not used. */
 struct stderr_record {
 	struct record_header header;
-	u64 writer; /* address of the g */
+	u64 writer; /* goid; addresses are used again too soon. 0: no goroutine */
 	u64 unread; /* address, as linked, of text that could not be read; 0: it follows */
 	u64 dropped; /* writes of the process that were dropped so far, all told */
 	u32 len; /* of the text that follows, or is unread */
@@ -99,7 +99,8 @@ struct stderr_write_ending {
 	u64 now_ns;
 	u64 trace_id[2];
 	u64 span_id;
-	u64 writer;
+	u64 writer; /* address of the g */
+	u64 goid;
 	u64 ptr;
 	u64 len;
 	u32 trace_flags;
@@ -125,7 +126,7 @@ static __always_inline void stderr_fill(struct stderr_record *r, char *text, u64
 	r->header.start_ns = w->now_ns;
 	__builtin_memcpy(r->header.trace_id, w->trace_id, 16);
 	__builtin_memcpy(r->header.span_id, &w->span_id, 8);
-	r->writer = w->writer;
+	r->writer = w->goid;
 	r->unread = 0;
 	r->dropped = w->process ? w->process->counters[COUNT_LOGS_DROPPED] : 0;
 	r->len = len;
@@ -301,6 +302,7 @@ int stderr_write(struct pt_regs *ctx)
 	if (!stderr_allowed(&w, p.variant))
 		return 0;
 	w.writer = stderr_writer(&p, l);
+	w.goid = go_word(w.writer + rt->g_goid);
 	stderr_correlate(&w, rt);
 	stderr_emit(&w);
 	return 0;

@@ -60,6 +60,7 @@ func TestE2E(t *testing.T) {
 	t.Run("doctor", e.testDoctor)
 	t.Run("remote limit", e.testRemoteLimit)
 	t.Run("limited threshold", e.testLimitedThreshold)
+	t.Run("logs", e.testLogs)
 	t.Run("metrics", e.testMetrics)
 	t.Run("crash", e.testCrash)
 	t.Run("second", e.testSecondAgent)
@@ -157,7 +158,21 @@ func startProc(t *testing.T, name string, env []string, path string, args ...str
 func startCmd(t *testing.T, name string, cmd *exec.Cmd) *proc {
 	t.Helper()
 	p := &proc{name: name, cmd: cmd, done: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = p, p
+	return p.start(t, p, p)
+}
+
+// startCmdTo is startCmd with the output elsewhere. It closes what is a file.
+func startCmdTo(t *testing.T, name string, cmd *exec.Cmd, stdout, stderr *os.File) *proc {
+	t.Helper()
+	p := &proc{name: name, cmd: cmd, done: make(chan struct{})}
+	defer stdout.Close()
+	return p.start(t, stdout, stderr)
+}
+
+func (p *proc) start(t *testing.T, stdout, stderr io.Writer) *proc {
+	t.Helper()
+	name, cmd := p.name, p.cmd
+	cmd.Stdout, cmd.Stderr = stdout, stderr
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}

@@ -252,7 +252,7 @@ func (t *targets) lose(pid int, before uint64) {
 	if err != nil {
 		t.log.Debug("open spans of a process that is gone stay in the kernel", "pid", pid, "error", err)
 	}
-	t.addPast(bpf.AgentCounterCOUNT_LOST_UNFINISHED, open)
+	t.addPast(bpf.AgentCounterCOUNT_LOST_EXITED, open)
 }
 
 // drop deletes what the kernel keeps of a process, and keeps its counts. Nothing is done

@@ -1,6 +1,9 @@
 package probes
 
 import (
+	"errors"
+	"strings"
+
 	"github.com/plainframework/agent/bpf"
 	"github.com/plainframework/agent/internal/probes/gobin"
 )
@@ -20,6 +23,7 @@ var standardError = library{
 		when: func(b *gobin.Binary) bool { return has(b, "os.(*File).Write") },
 		hooks: []hook{
 			{program: "stderr_write", variant: uint8(bpf.AgentStderrSiteSTDERR_RUNTIME), sites: entry("runtime.gwrite"), optional: true},
+			{program: "stderr_write", variant: uint8(bpf.AgentStderrSiteSTDERR_SYSCALL), sites: directWrites, prunable: true},
 			{program: "stderr_write", variant: uint8(bpf.AgentStderrSiteSTDERR_FILE), sites: entry("os.(*File).Write")},
 		},
 	}},
@@ -34,4 +38,30 @@ var standardError = library{
 			M_curg:     l.offset("runtime.m", "curg"),
 		}
 	},
+}
+
+// directWrites are the calls of syscall.Write by others than the standard library, whose
+// own are those of files and sockets. It is thin, and mostly inlined.
+func directWrites(b *gobin.Binary) ([]gobin.Site, error) {
+	ours := func(function string) bool {
+		for _, pkg := range []string{"syscall.", "internal/", "os.", "net.", "runtime."} {
+			if strings.HasPrefix(function, pkg) {
+				return false
+			}
+		}
+		return true
+	}
+	var all []gobin.Site
+	for _, callee := range []string{"syscall.Write", "syscall.write"} {
+		sites, err := b.Callers(callee, ours)
+		var missing *gobin.MissingError
+		if err != nil && !errors.As(err, &missing) {
+			return nil, err
+		}
+		all = append(all, sites...)
+	}
+	if len(all) == 0 {
+		return nil, &gobin.MissingError{What: "call", Name: "syscall.Write"}
+	}
+	return all, nil
 }
