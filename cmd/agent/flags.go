@@ -24,7 +24,7 @@ const runExamples = `  # the service with this PID; other processes of its binar
   sudo agent run --config agent.yaml --token-file token --sample-rate 0.1
 
   # what is attached, what is not and why, and where every span went
-  curl http://127.0.0.1:4319/status`
+  agent status`
 
 // runHelp is the page that "agent run --help" shows above the flags.
 func runHelp() string {

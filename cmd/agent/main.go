@@ -31,6 +31,6 @@ unmodified Go programs, by eBPF, sent to Plain Cloud.`,
 		SilenceErrors:     true, // main prints the error, once
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.AddCommand(newRunCommand(), newDoctorCommand(), newObserveCommand(), newHealthCommand(), newVersionCommand())
+	root.AddCommand(newRunCommand(), newStatusCommand(), newDoctorCommand(), newObserveCommand(), newHealthCommand(), newVersionCommand())
 	return root
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/plainframework/agent/internal/config"
 	"github.com/plainframework/agent/internal/export"
 	"github.com/plainframework/agent/internal/probes"
+	"github.com/plainframework/agent/internal/probes/event"
 	"github.com/plainframework/agent/internal/probes/kubernetes"
 	"github.com/plainframework/agent/internal/probes/logtext"
 	"github.com/plainframework/agent/internal/probes/process"
@@ -27,18 +28,25 @@ type prober interface {
 	Status() any // for JSON
 }
 
+// probeContext is what the probes work with, beside their settings.
+type probeContext struct {
+	state   *probes.State
+	sink    *export.Pipeline
+	numbers func() []event.Number // the agent's own
+}
+
 // startProbes attaches to the targets of cfg.
-func startProbes(cfg config.Config, state *probes.State, sink *export.Pipeline, logger *slog.Logger) (prober, error) {
+func startProbes(cfg config.Config, c probeContext, logger *slog.Logger) (prober, error) {
 	options, err := probeOptions(cfg)
 	if err != nil {
 		return nil, err
 	}
-	options.State, options.Handed = state, sink.Handed
+	options.State, options.Handed, options.Numbers = c.state, c.sink.Handed, c.numbers
 	p := &nodeProber{}
 	if cluster := startCluster(cfg.Kubernetes, logger, p); cluster != nil {
 		options.Cluster = cluster
 	}
-	agent, err := probes.New(options, sink, logger)
+	agent, err := probes.New(options, c.sink, logger)
 	if err != nil {
 		p.stop()
 		return nil, err

@@ -6,17 +6,18 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"os/signal"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
-	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/plainframework/agent/internal/config"
 	"github.com/plainframework/agent/internal/export"
 	"github.com/plainframework/agent/internal/probes"
+	"github.com/plainframework/agent/internal/probes/event"
 )
 
 // Limits of the way down: the whole agent has 10 s from the signal to its end.
@@ -76,13 +77,14 @@ type runner struct {
 	cfg         config.Config
 	logger      *slog.Logger
 	openState   func(dir string, logger *slog.Logger) (*probes.State, error)
-	startProbes func(config.Config, *probes.State, *export.Pipeline, *slog.Logger) (prober, error)
+	startProbes func(config.Config, probeContext, *slog.Logger) (prober, error)
 	listening   func(addr string) // told the status address; for tests
 
 	started time.Time
 	state   atomic.Pointer[string]
 	reason  string
 	stages  atomic.Pointer[stages]
+	own     atomic.Pointer[ownMetrics]
 }
 
 // stages are what the flow runs through, once they are all there.
@@ -149,10 +151,7 @@ func (r *runner) export(ctx context.Context, statusFailed <-chan error) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, state.Close()) }()
-	pipeline, err := export.New(r.cfg, r.logger, export.WithResource([]attribute.KeyValue{
-		attribute.String("service.name", "plain-agent"),
-		attribute.String("service.version", version.String()),
-	}), export.WithBook(func(signal int) export.Memory {
+	pipeline, err := export.New(r.cfg, r.logger, export.WithResource(ownResource(version)), export.WithBook(func(signal int) export.Memory {
 		if memory := state.Book(signal); memory != nil {
 			return memory
 		}
@@ -168,11 +167,12 @@ func (r *runner) export(ctx context.Context, statusFailed <-chan error) (err err
 	// nobody has shut down.
 	defer func() { stopSending(); <-sending }()
 
-	prober, err := r.startProbes(r.cfg, state, pipeline, r.logger)
+	prober, err := r.startProbes(r.cfg, probeContext{state, pipeline, r.ownNumbers}, r.logger)
 	if err != nil {
 		return errors.Join(err, pipeline.Shutdown(context.WithoutCancel(ctx)))
 	}
 	r.stages.Store(&stages{probes: prober, export: pipeline})
+	r.own.Store(newOwnMetrics(version.Version, r.snapshot()))
 	r.setState(stateActive)
 	releaseStartup()
 	r.logger.Info("agent runs", "version", version.String(), "status", r.cfg.Agent.Status)
@@ -224,11 +224,22 @@ func (r *runner) shutdown(prober prober, probed <-chan error, pipeline *export.P
 	return stopped, errors.Join(errs...)
 }
 
+// ownNumbers are the agent's own metrics.
+func (r *runner) ownNumbers() []event.Number {
+	if own := r.own.Load(); own != nil {
+		return own.numbers(r.snapshot())
+	}
+	return nil
+}
+
 func (r *runner) setState(s string) { r.state.Store(&s) }
 
 // snapshot is what the status server shows.
 func (r *runner) snapshot() report {
-	rep := report{Agent: readVersion(), State: *r.state.Load(), Reason: r.reason, Started: r.started}
+	rep := report{
+		Agent: readVersion(), State: *r.state.Load(), Reason: r.reason, Started: r.started,
+		PID: os.Getpid(), Process: readProcess(),
+	}
 	rep.Ready = rep.State == stateIdle
 	if s := r.stages.Load(); s != nil {
 		stats := s.export.Stats()

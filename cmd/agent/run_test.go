@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/plainframework/agent/internal/config"
-	"github.com/plainframework/agent/internal/export"
 	"github.com/plainframework/agent/internal/observer"
 	"github.com/plainframework/agent/internal/probes"
 	"github.com/plainframework/agent/internal/probes/event"
@@ -101,9 +100,9 @@ func newTestRun(t *testing.T, change func(*config.Config)) *testRun {
 	r.logger = slog.New(slog.NewTextHandler(r, nil))
 	r.listening = func(addr string) { r.addr <- addr }
 	r.openState = func(string, *slog.Logger) (*probes.State, error) { return nil, nil }
-	r.startProbes = func(_ config.Config, _ *probes.State, sink *export.Pipeline, _ *slog.Logger) (prober, error) {
+	r.startProbes = func(_ config.Config, c probeContext, _ *slog.Logger) (prober, error) {
 		r.started++
-		r.probes.sink = sink
+		r.probes.sink = c.sink
 		return r.probes, nil
 	}
 	return r
@@ -284,8 +283,8 @@ func TestRunErrors(t *testing.T) {
 	}
 }
 
-func failing(err error) func(config.Config, *probes.State, *export.Pipeline, *slog.Logger) (prober, error) {
-	return func(config.Config, *probes.State, *export.Pipeline, *slog.Logger) (prober, error) { return nil, err }
+func failing(err error) func(config.Config, probeContext, *slog.Logger) (prober, error) {
+	return func(config.Config, probeContext, *slog.Logger) (prober, error) { return nil, err }
 }
 
 func TestGivenFlags(t *testing.T) {

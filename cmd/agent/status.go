@@ -20,6 +20,9 @@ type report struct {
 	Reason  string       `json:"reason,omitempty"` // why it is idle
 	Started time.Time    `json:"started"`
 	Ready   bool         `json:"ready"`
+	PID     int          `json:"pid"`
+	// Process is what the agent itself takes.
+	Process processStatus `json:"process"`
 	// Probes is what is attached to each target, what is not and why, and
 	// the losses on the way to here; nil while idle.
 	Probes any `json:"probes,omitempty"`

@@ -111,6 +111,7 @@ func (b *book) inherit(l *lane, found int64) (unknown int64) {
 	l.exported, l.lost, l.maybeTwice = p.Exported, p.Lost, p.MaybeTwice+p.Unsettled
 	if gone := l.received - l.exported - l.lost.total() - found; gone >= 0 {
 		l.lost[lostCrash] += gone
+		l.crashed = gone
 	} else {
 		unknown = -gone
 	}

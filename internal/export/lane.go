@@ -54,6 +54,7 @@ type lane struct {
 	again      int64 // of queued: those of parcels that are again
 	unsettled  int64 // items of collections that are not settled
 	maybeTwice int64 // of earlier runs
+	crashed    int64 // of lost: by the end of the agent before
 	book       *book // where all of this outlives the agent; nil: nowhere
 }
 
@@ -307,7 +308,7 @@ func (l *lane) stats() SignalStats {
 	s := SignalStats{
 		Received: l.received, Exported: l.exported,
 		Queued: l.queued, QueuedBytes: l.bytes,
-		Spooled: l.spooled, Restored: l.restored, MaybeTwice: l.maybeTwice, Lost: make(map[string]int64),
+		Spooled: l.spooled, Restored: l.restored, MaybeTwice: l.maybeTwice, Crashed: l.crashed, Lost: make(map[string]int64),
 	}
 	for r, n := range l.lost {
 		if n != 0 {

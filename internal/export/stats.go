@@ -67,6 +67,7 @@ type SignalStats struct {
 	Spooled     int64            `json:"spooled"`      // waiting on disk
 	Restored    int64            `json:"restored"`     // of Received: found in the spool, from earlier runs
 	MaybeTwice  int64            `json:"maybe_twice"`  // sent once more, when an attempt before may have arrived; each time counts
+	Crashed     int64            `json:"crashed"`      // of Lost: in the memory of the agent before, which was killed
 	Lost        map[string]int64 `json:"lost"`         // by reason; only reasons that occurred
 }
 

@@ -38,6 +38,8 @@ type Options struct {
 	// Handed is how many spans the sink was given, those of agents before with this
 	// state included; nil: those of this agent.
 	Handed func() uint64
+	// Numbers are added to each collection of metrics: the agent's own. nil: none.
+	Numbers func() []event.Number
 
 	Cluster     Cluster       // nil outside one
 	ClusterWait time.Duration // for what the cluster does not know yet
@@ -63,6 +65,8 @@ type Agent struct {
 	collect *collector
 	options Options
 
+	attachTime time.Duration
+
 	closeOnce sync.Once
 	closeErr  error
 }
@@ -80,6 +84,7 @@ func New(o Options, sink event.Sink, log *slog.Logger) (*Agent, error) {
 }
 
 func (a *Agent) start(sink event.Sink) (err error) {
+	began := time.Now()
 	o, log := a.options, a.log
 	if err := process.CheckNamespace(); err != nil {
 		return err
@@ -109,6 +114,7 @@ func (a *Agent) start(sink event.Sink) (err error) {
 		return err
 	}
 	a.collect = newCollector(a.kernel, a.targets, sink, log, o.Version)
+	a.collect.own = o.Numbers
 	a.targets.retired, a.targets.replaced = a.retired, a.replaced
 	a.reader = newReader(a.ring, sink, a.targets, a.collect, o.Version)
 	a.reader.decode.threshold, a.reader.decode.keepErrors = o.Sampling.thresholdText(), o.Sampling.KeepErrors
@@ -126,6 +132,7 @@ func (a *Agent) start(sink event.Sink) (err error) {
 	}
 	a.targets.settleInherited()
 	o.State.attached()
+	a.attachTime = time.Since(began)
 	return nil
 }
 
@@ -226,7 +233,31 @@ func (a *Agent) Status() Status {
 	if c, ok := a.options.Cluster.(*kubernetes.Cluster); ok {
 		s.Cluster = c.Status()
 	}
+	s.AttachSeconds = a.attachTime.Seconds()
+	s.Rings = map[string]RingStatus{}
+	for name, ring := range map[string]*ringbuf.Reader{"spans": a.ring, "logs": a.logRing} {
+		if ring != nil {
+			s.Rings[name] = RingStatus{Size: ring.BufferSize(), Used: ring.AvailableBytes()}
+		}
+	}
+	s.Programs = a.kernel.programs()
 	return s
+}
+
+// programs is what the kernel counts of the programs; nil if it does not.
+func (k *kernel) programs() map[string]ProgramStatus {
+	var all map[string]ProgramStatus
+	for name, p := range k.collection.Programs {
+		stats, err := p.Stats()
+		if err != nil || stats.RunCount == 0 {
+			continue
+		}
+		if all == nil {
+			all = map[string]ProgramStatus{}
+		}
+		all[name] = ProgramStatus{Runs: stats.RunCount, Time: stats.Runtime}
+	}
+	return all
 }
 
 // configure tells the programs the settings of the agent.

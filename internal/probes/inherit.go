@@ -182,23 +182,25 @@ func (a *Agent) inherit() error {
 		return err
 	}
 	before := a.reader.decoded.Load()
-	s.note(wordLogsCrash, s.ledger.get(wordLogsCrash)+s.ledger.get(wordLogsOpen))
+	s.logsCrash = s.ledger.get(wordLogsOpen)
+	s.note(wordLogsCrash, s.ledger.get(wordLogsCrash)+s.logsCrash)
 	s.note(wordLogsOpen, 0)
 	var record ringbuf.Record
 	if err := errors.Join(a.reader.drain(&record), a.reader.drainLogs(&record)); err != nil {
 		return err
 	}
+	a.reader.letGo(time.Time{})
 	a.reader.release(time.Time{})
 	a.reader.flush()
 	found := a.reader.decoded.Load() - before
-	crash := a.accountCrash()
-	a.log.Info("took over from an agent that was killed", "spans_in_ring", found, "spans_open", open, "spans_lost", crash, "took", time.Since(began))
+	a.accountCrash()
+	a.log.Info("took over from an agent that was killed", "spans_in_ring", found, "spans_open", open, "spans_lost", s.crash, "took", time.Since(began))
 	return nil
 }
 
 // accountCrash counts the spans that the agent before had taken out of the ring and not
 // handed over. Nothing moves yet, so all others are somewhere.
-func (a *Agent) accountCrash() uint64 {
+func (a *Agent) accountCrash() {
 	l := a.options.State.ledger
 	lost := l.get(wordCrash)
 	handed := a.reader.decoded.Load()
@@ -208,10 +210,10 @@ func (a *Agent) accountCrash() uint64 {
 	a.reader.decoded.Store(handed)
 	emitted := a.targets.counters()[bpf.AgentCounterCOUNT_EMITTED]
 	if known := handed + a.reader.refused + lost; emitted > known {
+		a.options.State.crash = emitted - known
 		lost += emitted - known
 		l.set(wordCrash, lost)
 	}
-	return lost
 }
 
 // inheritPast reads what processes that are gone have counted, and finishes what the

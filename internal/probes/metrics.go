@@ -52,6 +52,7 @@ type collector struct {
 	early    chan struct{}                             // collect now
 
 	active    *activeRequests
+	own       func() []event.Number // may be nil
 	exemplars exemplars
 }
 
@@ -133,6 +134,10 @@ func (c *collector) run(ctx context.Context, interval time.Duration) {
 // collect hands what every series gained to the sink.
 func (c *collector) collect() {
 	open := c.active.count()
+	var own []event.Number
+	if c.own != nil {
+		own = c.own()
+	}
 	c.mu.Lock()
 	now := time.Now().UnixNano()
 	done := &collection{until: now, retired: c.retiring}
@@ -147,7 +152,7 @@ func (c *collector) collect() {
 	c.pending = append(c.pending, done)
 	points := c.take(now)
 	c.last = now
-	numbers := c.active.numbers(open, now)
+	numbers := append(c.active.numbers(open, now), own...)
 	c.mu.Unlock()
 	settled := func() { c.settled(done) }
 	switch sink, ok := c.sink.(event.Settler); {

@@ -32,7 +32,8 @@ type State struct {
 	before    life // the agent before this one
 	inherited bool // the maps are its
 
-	attachedAt time.Time
+	attachedAt       time.Time
+	crash, logsCrash uint64 // what was lost by this takeover
 
 	binaries, cards, baselines, past *ebpf.Map
 }
@@ -420,7 +421,7 @@ func (s *State) status(losses map[string]uint64) StateStatus {
 		}
 	}
 	return StateStatus{
-		Kept: true, Dir: s.dir, Inherited: s.inherited, Since: time.Unix(0, int64(s.ledger.get(wordSince))),
+		Kept: true, Dir: s.dir, Crash: s.crash, LogsCrash: s.logsCrash, Inherited: s.inherited, Since: time.Unix(0, int64(s.ledger.get(wordSince))),
 		Unattended:    s.unattended().Seconds(),
 		UnattendedAll: time.Duration(s.ledger.get(wordUnattended)).Seconds(),
 	}

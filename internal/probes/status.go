@@ -20,6 +20,27 @@ type Status struct {
 	Logs   LogCounts         `json:"logs"`
 	// State is what of this outlives a crash of the agent.
 	State StateStatus `json:"state"`
+	// Rings are the ways from the kernel to here.
+	Rings map[string]RingStatus `json:"rings"` // spans, logs
+	// AttachSeconds is how long it took to load the programs and to attach them to what
+	// was there when the agent started.
+	AttachSeconds float64 `json:"attach_seconds"`
+	// Programs is what the kernel counts of the programs; nil unless it does so, which
+	// sysctl kernel.bpf_stats_enabled=1 asks for.
+	Programs map[string]ProgramStatus `json:"programs,omitempty"`
+}
+
+// RingStatus is a ring buffer, in bytes.
+type RingStatus struct {
+	Size int `json:"size"`
+	Used int `json:"used"` // waits to be read
+}
+
+// ProgramStatus is how often a BPF program ran, and for how long, without the trap that
+// leads to it.
+type ProgramStatus struct {
+	Runs uint64        `json:"runs"`
+	Time time.Duration `json:"time_ns"`
 }
 
 // LogCounts says where the writes to standard error went, and their lines. Each line is
@@ -43,8 +64,12 @@ type StateStatus struct {
 	Dir    string `json:"dir,omitempty"`
 	// Since is when the accounts begin, with the first agent after one that ended in
 	// good order.
-	Since     time.Time `json:"since,omitzero"`
-	Inherited bool      `json:"inherited"` // this agent goes on with what a killed one has left
+	Since time.Time `json:"since,omitzero"`
+	// Crash and LogsCrash are what this agent found to be lost when it took over: the
+	// last part of the losses of these names.
+	Crash     uint64 `json:"crash,omitempty"`
+	LogsCrash uint64 `json:"logs_crash,omitempty"`
+	Inherited bool   `json:"inherited"` // this agent goes on with what a killed one has left
 	// Unattended is how long there was no agent before this one, and in all since the
 	// accounts began, in seconds. What targets did in that time was not seen.
 	Unattended    float64 `json:"unattended_seconds"`
@@ -112,4 +137,7 @@ type TargetStatus struct {
 	Service string `json:"service,omitempty"`
 	State   string `json:"state"` // attached, refused, waiting, gone
 	Reason  string `json:"reason,omitempty"`
+	// Spans and losses of this process, as in [Status].
+	Spans  SpanCounts        `json:"spans,omitzero"`
+	Losses map[string]uint64 `json:"losses,omitempty"`
 }

@@ -75,8 +75,9 @@ type target struct {
 
 	withoutLogs bool // what it writes to standard error is its own affair
 
-	retired   bool // its exit was acted upon
-	inherited bool // found in what the agent before has left
+	decoded   uint64 // spans that were made of its records
+	retired   bool   // its exit was acted upon
+	inherited bool   // found in what the agent before has left
 }
 
 // wantedExe is a path of Options.Exes.

@@ -2,6 +2,7 @@ package probes
 
 import (
 	"sort"
+	"sync/atomic"
 
 	"github.com/plainframework/agent/bpf"
 	"github.com/plainframework/agent/internal/probes/event"
@@ -35,6 +36,7 @@ func (t *targets) status() Status {
 	sort.Slice(s.Binaries, func(i, j int) bool { return s.Binaries[i].Path < s.Binaries[j].Path })
 	for pid, tg := range t.byPID {
 		ts := TargetStatus{PID: pid, Exe: tg.process.Exe, Service: serviceName(tg.process), State: "attached"}
+		t.countTarget(&ts, tg)
 		if !tg.goneAt.IsZero() {
 			ts.State = "gone"
 		}
@@ -83,11 +85,26 @@ func (t *targets) countersLocked() [bpf.AgentCounterCOUNTERS]uint64 {
 // count fills in where all spans went.
 func (t *targets) count(s *Status) {
 	total := t.countersLocked()
-	s.Spans.Emitted = total[bpf.AgentCounterCOUNT_EMITTED]
-	s.Spans.SampledOut = total[bpf.AgentCounterCOUNT_SAMPLED_OUT]
+	spell(&total, &s.Spans, s.Losses)
+}
+
+// countTarget fills in where the spans of one process went.
+func (t *targets) countTarget(s *TargetStatus, tg *target) {
+	var p bpf.AgentProcess
+	if t.kernel.mapOf("processes").Lookup(uint32(s.PID), &p) != nil {
+		return // it has done nothing yet
+	}
+	s.Spans.Decoded, s.Losses = atomic.LoadUint64(&tg.decoded), map[string]uint64{}
+	spell(&p.Counters, &s.Spans, s.Losses)
+}
+
+// spell names the kernel's counts.
+func spell(counts *[bpf.AgentCounterCOUNTERS]uint64, spans *SpanCounts, losses map[string]uint64) {
+	spans.Emitted = counts[bpf.AgentCounterCOUNT_EMITTED]
+	spans.SampledOut = counts[bpf.AgentCounterCOUNT_SAMPLED_OUT]
 	for i, name := range counterNames {
-		if name != "" && total[i] > 0 {
-			s.Losses[name] = total[i]
+		if name != "" && counts[i] > 0 {
+			losses[name] = counts[i]
 		}
 	}
 }
