@@ -58,7 +58,8 @@ func newDoctorCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			d, err := probes.Diagnose(o, wanted, newLogger(cmd.ErrOrStderr(), cfg.Agent))
+			logger, _ := newLogger(cmd.ErrOrStderr(), cfg.Agent)
+			d, err := probes.Diagnose(o, wanted, logger)
 			if err != nil {
 				return err
 			}

@@ -25,6 +25,10 @@ type prober interface {
 	// Close frees what New made; not while Run runs.
 	Close() error
 	Ready() bool
+	// Change puts those settings in force that can change while it runs.
+	Change(context.Context, config.Config) error
+	// Alive returns an error if nothing moves any more.
+	Alive() error
 	Status() any // for JSON
 }
 
@@ -87,6 +91,15 @@ type nodeProber struct {
 	*probes.Agent
 	stopCluster context.CancelFunc
 	cluster     sync.WaitGroup
+}
+
+// Change puts settings in force.
+func (p *nodeProber) Change(ctx context.Context, cfg config.Config) error {
+	options, err := probeOptions(cfg)
+	if err != nil {
+		return err
+	}
+	return p.Agent.Change(ctx, options)
 }
 
 // Status gives the status its type for JSON.

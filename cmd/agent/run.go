@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -40,17 +41,24 @@ func newRunCommand() *cobra.Command {
 		Example: runExamples,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := config.Load(config.Sources{File: file, Flags: givenFlags(cmd)})
+			flags := givenFlags(cmd)
+			load := func() (config.Config, error) { return config.Load(config.Sources{File: file, Flags: flags}) }
+			cfg, err := load()
 			if err != nil {
 				return err
 			}
+			// Before anything else: by default the signal would end the process.
+			reloads := make(chan os.Signal, 1)
+			signal.Notify(reloads, syscall.SIGHUP)
+			defer signal.Stop(reloads)
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
 			// After the first signal the second one ends the agent at once.
 			context.AfterFunc(ctx, stop)
+			logger, level := newLogger(cmd.ErrOrStderr(), cfg.Agent)
 			r := runner{
-				cfg: cfg, logger: newLogger(cmd.ErrOrStderr(), cfg.Agent),
-				openState: probes.OpenState, startProbes: startProbes,
+				cfg: cfg, logger: logger, level: level, file: file, load: load, reloads: reloads,
+				notify: &notifier{logger}, openState: probes.OpenState, startProbes: startProbes,
 			}
 			return r.run(ctx)
 		},
@@ -60,16 +68,15 @@ func newRunCommand() *cobra.Command {
 }
 
 // newLogger makes the agent's own log. It goes to stderr and nowhere else.
-func newLogger(w io.Writer, a config.Agent) *slog.Logger {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(a.LogLevel)); err != nil {
-		level = slog.LevelInfo // not reached: the level was validated
-	}
+// Its level can be changed.
+func newLogger(w io.Writer, a config.Agent) (*slog.Logger, *slog.LevelVar) {
+	level := &slog.LevelVar{}
+	_ = level.UnmarshalText([]byte(a.LogLevel)) // it was validated
 	opts := &slog.HandlerOptions{Level: level}
 	if a.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, opts))
+		return slog.New(slog.NewJSONHandler(w, opts)), level
 	}
-	return slog.New(slog.NewTextHandler(w, opts))
+	return slog.New(slog.NewTextHandler(w, opts)), level
 }
 
 // runner is one run of the agent.
@@ -79,6 +86,13 @@ type runner struct {
 	openState   func(dir string, logger *slog.Logger) (*probes.State, error)
 	startProbes func(config.Config, probeContext, *slog.Logger) (prober, error)
 	listening   func(addr string) // told the status address; for tests
+
+	// For changes of settings while it runs; load is nil where there are none.
+	load    func() (config.Config, error)
+	file    string // of settings, "" for none
+	reloads <-chan os.Signal
+	level   *slog.LevelVar // of the log
+	notify  *notifier      // nil: nobody is told
 
 	started time.Time
 	state   atomic.Pointer[string]
@@ -93,6 +107,8 @@ type stages struct {
 	export *export.Pipeline
 }
 
+var errNoTargets = errors.New("nothing to instrument: name a process with --pid or a binary with --exe, take everything with --all, or write rules under targets in the config file")
+
 // run returns nil when ctx has ended and everything was shut down in time.
 func (r *runner) run(ctx context.Context) (err error) {
 	r.started = time.Now()
@@ -101,7 +117,7 @@ func (r *runner) run(ctx context.Context) (err error) {
 		r.logger.Warn(w)
 	}
 	if r.cfg.Active() && !r.cfg.Targets.Named() {
-		return errors.New("nothing to instrument: name a process with --pid or a binary with --exe, take everything with --all, or write rules under targets in the config file")
+		return errNoTargets
 	}
 	status, err := listenStatus(r.cfg.Agent.Status)
 	if err != nil {
@@ -120,12 +136,9 @@ func (r *runner) run(ctx context.Context) (err error) {
 		err = errors.Join(err, status.shutdown(bye))
 	}()
 	if r.reason != "" {
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-status.failure():
-			return err
-		}
+		r.notify.ready()
+		go r.notify.watchdog(ctx, func() error { return nil })
+		return r.doNothing(ctx, status.failure())
 	}
 	return r.export(ctx, status.failure())
 }
@@ -139,6 +152,20 @@ func (r *runner) idle() {
 	}
 	r.setState(stateIdle)
 	r.logger.Info("the agent does nothing: "+r.reason, "status", r.cfg.Agent.Status)
+}
+
+// doNothing waits for the end.
+func (r *runner) doNothing(ctx context.Context, statusFailed <-chan error) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.reloads:
+			r.logger.Warn("the agent does nothing, and goes on so until it is started again")
+		case err := <-statusFailed:
+			return err
+		}
+	}
 }
 
 // export builds the stages from the last to the first, runs them until ctx
@@ -181,6 +208,10 @@ func (r *runner) export(ctx context.Context, statusFailed <-chan error) (err err
 	defer stopProbing()
 	probed := make(chan error, 1)
 	go func() { probed <- prober.Run(probing) }()
+	r.notify.ready()
+	var watching sync.WaitGroup
+	watching.Go(func() { r.watch(probing, prober) })
+	watching.Go(func() { r.notify.watchdog(probing, prober.Alive) })
 	select {
 	case <-ctx.Done():
 	case err = <-probed:
@@ -191,6 +222,8 @@ func (r *runner) export(ctx context.Context, statusFailed <-chan error) (err err
 	case err = <-statusFailed:
 	}
 	stopProbing()
+	r.notify.stopping()
+	watching.Wait()
 	stopped, stopErr := r.shutdown(prober, probed, pipeline)
 	if stopped {
 		state.Release()

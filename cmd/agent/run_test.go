@@ -33,8 +33,9 @@ type fakeProbes struct {
 	fails error // ends on its own with it
 	ready bool
 
-	mu     sync.Mutex
-	closed int
+	mu      sync.Mutex
+	closed  int
+	changed []config.Config
 }
 
 func (f *fakeProbes) Run(ctx context.Context) error {
@@ -56,6 +57,15 @@ func (f *fakeProbes) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.closed++
+	return nil
+}
+
+func (f *fakeProbes) Alive() error { return nil }
+
+func (f *fakeProbes) Change(_ context.Context, cfg config.Config) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.changed = append(f.changed, cfg)
 	return nil
 }
 

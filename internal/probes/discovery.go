@@ -48,7 +48,7 @@ type judged struct {
 
 // scan looks at all processes.
 func (t *targets) scan() error {
-	if !t.rules.Any() {
+	if !t.rules.Load().Any() {
 		return nil
 	}
 	list, err := t.watcher.Scan()
@@ -70,7 +70,7 @@ func (t *targets) scan() error {
 
 // discover looks at a process that has run execve.
 func (t *targets) discover(e execd) {
-	if !t.rules.Any() {
+	if !t.rules.Load().Any() {
 		return
 	}
 	if r, err := process.Look(e.pid); err == nil {
@@ -107,7 +107,7 @@ func (t *targets) asked(p *process.Process) bool {
 	t.mu.RLock()
 	a, j := t.byFile[p.ExeID()], t.judged[p.PID()]
 	t.mu.RUnlock()
-	if !t.rules.Any() || a != nil && a.named {
+	if !t.rules.Load().Any() || a != nil && a.named {
 		return true
 	}
 	if j == nil || j.start != p.StartTime() || j.exe != p.ExeID() {
@@ -124,7 +124,7 @@ func (t *targets) judge(p *process.Process) *judged {
 		return strings.Join(args, " ")
 	}
 	j.facts.Env = p.Environment
-	if t.rules.OfPods() || t.cluster != nil {
+	if t.rules.Load().OfPods() || t.cluster != nil {
 		c := p.Container()
 		j.facts.ContainerID, j.podUID = c.ID, c.PodUID
 	}
@@ -145,7 +145,7 @@ func (t *targets) judge(p *process.Process) *judged {
 // decide sets what the rules say, as far as is known what they ask for. A process whose
 // container the cluster does not know yet is waited for, once.
 func (t *targets) decide(j *judged, now time.Time) {
-	if t.cluster != nil && j.facts.ContainerID != "" && t.rules.OfPods() {
+	if t.cluster != nil && j.facts.ContainerID != "" && t.rules.Load().OfPods() {
 		c, complete := t.cluster.Find(j.facts.ContainerID, j.podUID)
 		j.facts.Container, j.facts.Namespace, j.facts.Pod = c.Name, c.Namespace, c.Pod
 		j.facts.Labels, j.facts.Annotations = c.Labels, c.Annotations
@@ -162,7 +162,7 @@ func (t *targets) decide(j *judged, now time.Time) {
 			j.waiting, j.guessed = time.Time{}, true
 		}
 	}
-	j.chosen, j.reason = t.rules.Choose(&j.facts)
+	j.chosen, j.reason = t.rules.Load().Choose(&j.facts)
 }
 
 // judgeAgain decides about what had to wait, and what was decided without the cluster.

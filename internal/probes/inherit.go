@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -363,13 +364,7 @@ func (t *targets) settleInherited() {
 		if !tg.inherited || !tg.goneAt.IsZero() {
 			continue
 		}
-		probed := false
-		if a := t.byFile[tg.binary.file]; a != nil {
-			for _, l := range a.links {
-				probed = probed || l.pid == 0 || l.pid == pid
-			}
-		}
-		if !probed {
+		if !t.probed(pid, tg) {
 			tg.goneAt = time.Now()
 		}
 	}
@@ -383,6 +378,12 @@ func (t *targets) settleInherited() {
 		}
 		_ = t.state.binaries.Delete(uint32(id))
 	}
+}
+
+// probed tells whether a target has probes. The caller holds mu.
+func (t *targets) probed(pid int, tg *target) bool {
+	a := t.byFile[tg.binary.file]
+	return a != nil && slices.ContainsFunc(a.links, func(l *attachment) bool { return l.pid == 0 || l.pid == pid })
 }
 
 // unknown is a target of which no more is known than its number and its binary.

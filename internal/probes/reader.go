@@ -37,6 +37,8 @@ type reader struct {
 	collect *collector
 
 	exceptions *exceptions
+	changes    chan func()  // for run
+	alive      atomic.Int64 // Unix time at which run was last seen, ns
 
 	kinds   map[uint32]recordKind
 	decoded atomic.Uint64
@@ -59,7 +61,7 @@ type recordKind struct {
 func newReader(ring *ringbuf.Reader, sink event.Sink, t *targets, c *collector, version string) *reader {
 	r := &reader{
 		ring: ring, sink: sink, decode: newDecoding(), targets: t, collect: c,
-		exceptions: newExceptions(), kinds: map[uint32]recordKind{},
+		changes: make(chan func()), exceptions: newExceptions(), kinds: map[uint32]recordKind{},
 	}
 	for _, lib := range libraries {
 		scope := scopeOf(lib, version)
@@ -81,8 +83,12 @@ func (r *reader) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return r.last(&record)
+		case change := <-r.changes:
+			change()
+			continue
 		case <-timer.C:
 		}
+		r.alive.Store(time.Now().UnixNano())
 		r.targets.state.beat()
 		r.now = time.Now()
 		r.letGo(r.now)

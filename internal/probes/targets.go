@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/plainframework/agent/bpf"
@@ -35,7 +36,7 @@ type targets struct {
 
 	lostUnknown uint64 // by run: when meetMissed looked last
 
-	rules   process.Rules
+	rules   atomic.Pointer[process.Rules]
 	cluster Cluster       // nil outside one
 	wait    time.Duration // for what the cluster does not know yet
 
@@ -49,6 +50,8 @@ type targets struct {
 	pids     []int
 	past     [bpf.AgentCounterCOUNTERS]uint64 // counters of processes that are gone; see addPast
 	detached bool
+
+	changes chan Targets // for run
 
 	// changing is held while probes are attached or detached, and taken before mu.
 	changing sync.Mutex
@@ -97,12 +100,13 @@ func newTargets(k *kernel, o Options, log *slog.Logger) (*targets, error) {
 	host, _ := os.Hostname() // the resource goes without
 	t := &targets{
 		kernel: k, log: log, watcher: watcher, pids: o.PIDs, state: o.State,
-		rules: o.Rules, cluster: o.Cluster, wait: o.ClusterWait,
+		cluster: o.Cluster, wait: o.ClusterWait,
 		agent: process.Agent{Host: host, Version: o.Version},
 		execs: make(chan execd, 256),
 		byPID: map[int]*target{}, byFile: map[process.FileID]*attached{},
-		judged: map[int]*judged{},
+		judged: map[int]*judged{}, changes: make(chan Targets),
 	}
+	t.rules.Store(&o.Rules)
 	for _, p := range o.Exes {
 		t.exes = append(t.exes, &wantedExe{path: p})
 	}
@@ -144,6 +148,8 @@ func (t *targets) run(ctx context.Context) {
 		case e := <-t.execs:
 			t.lookAll()
 			t.discover(e)
+		case w := <-t.changes:
+			t.change(w)
 		case <-news:
 			t.learn(time.Now())
 		case now := <-tick.C:
