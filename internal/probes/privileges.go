@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 )
@@ -121,6 +122,9 @@ func (k *kernel) allowed() error {
 	if err := missingError(have.missing(needs(true, true))); err != nil {
 		return err
 	}
+	if err := refused(); err != nil {
+		return err
+	}
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return fmt.Errorf("raise the limit of locked memory, against which Linux before 5.11 charges BPF maps: %w; give the agent CAP_SYS_RESOURCE, or no such limit (ulimit -l unlimited)", err)
 	}
@@ -130,6 +134,19 @@ func (k *kernel) allowed() error {
 	list := needs(k.mode == attachMulti, perfAllowedWithoutAdmin())
 	k.least, k.missing = permitted.least(list), have.missing(list)
 	return missingError(k.missing)
+}
+
+// refused tells whether the kernel makes not even the smallest map, for which any limit
+// of locked memory has room: capabilities are not all that it asks.
+func refused() error {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("the kernel refuses bpf in spite of the capabilities: in a container, use a seccomp profile that allows bpf and perf_event_open, or none: %w", err)
+	}
+	if err == nil {
+		m.Close()
+	}
+	return nil
 }
 
 // ownCapabilities are the effective and the permitted ones of this thread. All threads

@@ -13,7 +13,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -21,11 +20,13 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
@@ -106,12 +107,12 @@ func New(o Options, log *slog.Logger) (*Cluster, error) {
 // ever more slowly up to every 30 s or so, and what is known stays.
 func (c *Cluster) Run(ctx context.Context) error {
 	quietKlog()
-	source := cache.NewListWatchFromClient(c.client, "pods", metav1.NamespaceAll, fields.OneTermEqualSelector("spec.nodeName", c.options.Node))
-	informer := cache.NewSharedInformer(source, &object{}, 0)
+	informer := cache.NewSharedInformer(c.source(), &object{}, 0)
 	if err := informer.SetTransform(slim); err != nil {
 		return fmt.Errorf("follow pods: %w", err)
 	}
-	if err := informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) { c.fails(err) }); err != nil {
+	// What goes wrong is told by source, which hears of every try.
+	if err := informer.SetWatchErrorHandlerWithContext(func(context.Context, *cache.Reflector, error) {}); err != nil {
 		return fmt.Errorf("follow pods: %w", err)
 	}
 	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -127,7 +128,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	asking.Go(func() {
 		if cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
 			c.mu.Lock()
-			c.synced, c.failed = true, ""
+			c.synced = true
 			n := len(c.pods)
 			c.mu.Unlock()
 			c.log.Info("pods of the node are known", "node", c.options.Node, "pods", n)
@@ -137,6 +138,25 @@ func (c *Cluster) Run(ctx context.Context) error {
 	informer.RunWithContext(ctx)
 	asking.Wait()
 	return nil
+}
+
+// source lists and watches the pods of the node, and notes how that goes.
+func (c *Cluster) source() *cache.ListWatch {
+	from := cache.NewListWatchFromClient(c.client, "pods", metav1.NamespaceAll, fields.OneTermEqualSelector("spec.nodeName", c.options.Node))
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			list, err := from.ListWithContext(ctx, o)
+			c.tried(ctx, err)
+			return list, err
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			w, err := from.WatchWithContext(ctx, o)
+			if !apierrors.IsInvalid(err) { // a way of asking that older servers do not know
+				c.tried(ctx, err)
+			}
+			return w, err
+		},
+	}
 }
 
 // Changed gets a value when there is something new to find.
@@ -164,17 +184,24 @@ func (c *Cluster) Status() Status {
 	return Status{Node: c.options.Node, Pods: len(c.pods), Synced: c.synced, Error: c.failed}
 }
 
-// fails notes that the API server does not answer, and says so once until it does.
-func (c *Cluster) fails(err error) {
-	if errors.Is(err, io.EOF) {
-		return // a watch that ended in its time
+// tried notes how a try to reach the API server ended, and says once that it failed until
+// one succeeds.
+func (c *Cluster) tried(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return // the agent ends
 	}
 	c.mu.Lock()
 	before := c.failed
-	c.failed = err.Error()
+	c.failed = ""
+	if err != nil {
+		c.failed = err.Error()
+	}
 	c.mu.Unlock()
-	if before == "" {
+	switch {
+	case err != nil && before == "":
 		c.log.Warn("pods are not followed now; what is known of them stays, and it is tried again", "error", err)
+	case err == nil && before != "":
+		c.log.Info("pods are followed again")
 	}
 }
 
@@ -204,5 +231,5 @@ func (c *Cluster) findUID(ctx context.Context) {
 }
 
 // quietKlog stops client-go from writing to the agent's standard error by itself; what
-// goes wrong comes through fails.
+// goes wrong comes through tried.
 var quietKlog = sync.OnceFunc(func() { klog.SetLogger(logr.Discard()) })

@@ -67,7 +67,6 @@ func (c *Cluster) put(o any) {
 		c.containers[id] = &one
 		entry.ids = append(entry.ids, id)
 	}
-	c.failed = ""
 	c.mu.Unlock()
 	c.signal()
 }
