@@ -61,7 +61,7 @@ var visits = []visit{
 		{"SELECT order_lines", "SELECT count(*) FROM order_lines", false, ""}}},
 	{method: "POST", path: "/orders", route: "/orders", status: 201, sql: []query{
 		{"SELECT items", "SELECT price FROM items WHERE id = ?", false, ""}, {"DELETE order_lines", "DELETE FROM order_lines WHERE order_id = ?", false, ""},
-		{"INSERT REPLACE orders", "INSERT OR REPLACE INTO orders (id, customer, total) VALUES (?, ?, ?)", false, ""},
+		{"INSERT orders", "INSERT OR REPLACE INTO orders (id, customer, total) VALUES (?, ?, ?)", false, ""},
 		{"INSERT order_lines", "INSERT INTO order_lines (order_id, item_id, amount) VALUES (?, ?, ?)", false, ""},
 		{"UPDATE items", "UPDATE items SET stock = stock - ? WHERE id = ?", false, ""}}},
 	{path: "/sqlerror", route: "/sqlerror", status: 500, sql: []query{{"SELECT no_such_table", "SELECT name FROM no_such_table WHERE id = ?", true, ""}}},

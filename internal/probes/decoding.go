@@ -42,10 +42,16 @@ func newDecoding() *decoding {
 	}
 }
 
-// syncClock follows adjustments of the wall clock.
+// syncClock follows adjustments of the wall clock. What may be the doubt of the reading
+// alone is none: it would move a child out of its parent that was decoded before.
 func (d *decoding) syncClock() {
-	if now := time.Now(); now.Sub(d.offsetAt) > time.Second {
-		d.offset, d.offsetAt = wallOffset(), now
+	now := time.Now()
+	if now.Sub(d.offsetAt) <= time.Second {
+		return
+	}
+	d.offsetAt = now
+	if offset, doubt := wallOffset(); offset-d.offset > 2*doubt || d.offset-offset > 2*doubt {
+		d.offset = offset
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"sync/atomic"
 	"time"
@@ -292,13 +293,20 @@ func recordAs[T any](raw []byte) (*T, []byte, error) {
 	return (*T)(unsafe.Pointer(unsafe.SliceData(raw))), raw[size:], nil
 }
 
-// wallOffset is what turns CLOCK_MONOTONIC into Unix time, in ns.
-func wallOffset() int64 {
-	var mono unix.Timespec
-	before := time.Now().UnixNano()
-	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono) != nil {
-		return 0
+// wallOffset is what turns CLOCK_MONOTONIC into Unix time, and by how much it may be
+// wrong, in ns. The clocks are read one after the other, so the closest of a few looks
+// counts.
+func wallOffset() (offset, doubt int64) {
+	doubt = math.MaxInt64
+	for range 5 {
+		var mono unix.Timespec
+		before := time.Now().UnixNano()
+		if unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono) != nil {
+			continue // cannot be
+		}
+		if half := (time.Now().UnixNano() - before) / 2; half >= 0 && half < doubt {
+			offset, doubt = before+half-mono.Nano(), half
+		}
 	}
-	after := time.Now().UnixNano()
-	return before + (after-before)/2 - mono.Nano()
+	return offset, doubt
 }

@@ -88,7 +88,7 @@ func (e emulator) boot(arch, kernel, initrd, nonce, log string) (*run, error) {
 }
 
 // guestLimit ends a guest that hangs.
-const guestLimit = 15 * time.Minute
+const guestLimit = 40 * time.Minute
 
 // keepLines of each step are kept, to be shown if it fails.
 const keepLines = 4000

@@ -120,6 +120,11 @@ func (l lab) prepare(chosen []row) error {
 		if err != nil {
 			return err
 		}
+		loader, err := l.store.loader(arch)
+		if err != nil {
+			return fmt.Errorf("get the dynamic loader: %w", err)
+		}
+		files[loaders[arch]] = source{file: loader}
 		text, err := json.Marshal(plan.Plan{Nonce: l.nonce, Steps: steps(l.suite)})
 		if err != nil {
 			return err

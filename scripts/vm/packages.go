@@ -162,7 +162,7 @@ func (s *store) kernel(r row) (string, error) {
 		if exists(image) {
 			return image, nil
 		}
-		if err := s.fetchKernel(name, r.arch, image); err != nil {
+		if err := s.fetch(name+":"+r.arch, kernelPlace, image); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -188,13 +188,29 @@ func compareVersions(a, b string) int {
 	})
 }
 
-func (s *store) fetchKernel(name, arch, image string) error {
+// Where packages have a kernel's image and the dynamic loader; it depends on their age.
+var (
+	kernelPlace = regexp.MustCompile(`^\./(boot/vmlinuz-[^/]+|usr/lib/modules/[^/]+/vmlinuz)$`)
+	loaderPlace = regexp.MustCompile(`^\./(usr/)?lib/[^/]+/ld-linux-[^/]+\.so\.[12]$`)
+)
+
+// loader is the dynamic loader of an architecture.
+func (s *store) loader(arch string) (string, error) {
+	to := filepath.Join(s.dir, "loader-"+arch)
+	if exists(to) {
+		return to, nil
+	}
+	return to, s.fetch("libc6:"+arch, loaderPlace, to)
+}
+
+// fetch downloads a package and takes one file out of it.
+func (s *store) fetch(name string, place *regexp.Regexp, to string) error {
 	dir, err := os.MkdirTemp(s.dir, "download")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if _, err := s.apt(dir, "apt-get", "-q", "download", name+":"+arch); err != nil {
+	if _, err := s.apt(dir, "apt-get", "-q", "download", name); err != nil {
 		return err
 	}
 	found, err := filepath.Glob(filepath.Join(dir, "*.deb"))
@@ -209,22 +225,21 @@ func (s *store) fetchKernel(name, arch, image string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("unpack %s: %w", name, err)
 	}
-	err = extractKernel(bufio.NewReaderSize(pipe, 1<<20), filepath.Join(dir, "vmlinuz"))
-	_ = cmd.Process.Kill() // the rest are modules
+	err = extract(bufio.NewReaderSize(pipe, 1<<20), place, filepath.Join(dir, "file"))
+	_ = cmd.Process.Kill() // the rest is not needed
 	_ = cmd.Wait()
 	if err != nil {
 		return fmt.Errorf("unpack %s: %w", name, err)
 	}
-	return os.Rename(filepath.Join(dir, "vmlinuz"), image)
+	return os.Rename(filepath.Join(dir, "file"), to)
 }
 
-// extractKernel writes the kernel's image, which has one of two places.
-func extractKernel(r io.Reader, to string) error {
-	place := regexp.MustCompile(`^\./(boot/vmlinuz-[^/]+|usr/lib/modules/[^/]+/vmlinuz)$`)
+// extract writes the first file of an archive that has such a name.
+func extract(r io.Reader, place *regexp.Regexp, to string) error {
 	for in := tar.NewReader(r); ; {
 		h, err := in.Next()
 		if err != nil {
-			return fmt.Errorf("find vmlinuz: %w", err)
+			return fmt.Errorf("find a file like %s: %w", place, err)
 		}
 		if h.Typeflag != tar.TypeReg || !place.MatchString(h.Name) {
 			continue
