@@ -3,6 +3,7 @@ package probes
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -107,16 +108,26 @@ func attachProgram(k *kernel, exe *link.Executable, p planned, pid int) (links c
 	return links, nil
 }
 
-// storeSite tells the programs what the cookie of a site is. Two programs at one site
-// must agree about it; entries stay when probes are detached, for nothing fires there.
+// storeSite tells the programs what the cookie of a site is. Entries stay when probes are
+// detached, for nothing fires there, and are replaced when the number of the binary is
+// given to another.
 func (k *kernel) storeSite(cookie uint64) error {
 	key := bpf.AgentSiteKey{Binary: uint32(cookie >> cookieBinary), Address: cookie & cookieAddress}
-	var have uint64
-	if k.mapOf("sites").Lookup(&key, &have) == nil && have != cookie {
-		return fmt.Errorf("two programs want the site at %#x, and this kernel (before Linux 5.15) cannot tell them apart", key.Address)
-	}
 	if err := k.mapOf("sites").Put(&key, cookie); err != nil {
 		return fmt.Errorf("store site: %w", err)
+	}
+	return nil
+}
+
+// ambiguous is an error where two programs share a site and their cookies differ, as
+// nothing would tell them apart.
+func (p planned) ambiguous(plan []planned) error {
+	for _, other := range plan {
+		for i, at := range other.offsets {
+			if j := slices.Index(p.offsets, at); j >= 0 && p.cookies[j] != other.cookies[i] {
+				return fmt.Errorf("it shares a site with %s, and this kernel (before Linux 5.15) cannot tell them apart", other.program)
+			}
+		}
 	}
 	return nil
 }

@@ -71,6 +71,19 @@ func TestUnknownProcess(t *testing.T) {
 	}
 }
 
+// TestAmbiguous: programs may share a site only if they are told the same there.
+func TestAmbiguous(t *testing.T) {
+	one := planned{program: "one", offsets: []uint64{16, 32}, cookies: []uint64{1, 2}}
+	same := planned{program: "same", offsets: []uint64{32}, cookies: []uint64{2}}
+	other := planned{program: "other", offsets: []uint64{8, 32}, cookies: []uint64{7, 3}}
+	if err := one.ambiguous([]planned{one, same}); err != nil {
+		t.Errorf("the same cookie at a shared site: %v", err)
+	}
+	if one.ambiguous([]planned{one, same, other}) == nil || other.ambiguous([]planned{one, other}) == nil {
+		t.Error("different cookies at a shared site are no error")
+	}
+}
+
 // TestMissedProcess: a process of whose execve nobody has told is found when something is
 // lost in it.
 func TestMissedProcess(t *testing.T) {

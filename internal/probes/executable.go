@@ -355,6 +355,11 @@ func (b *executable) attach(k *kernel, pid int, part part) (links closers, err e
 		if p.part != part {
 			continue
 		}
+		if k.mode == attachLookup {
+			if err := p.ambiguous(b.plan); err != nil {
+				return nil, fmt.Errorf("attach %s: %w", p.program, err)
+			}
+		}
 		l, err := attachProgram(k, exe, p, pid)
 		all = append(all, l...)
 		if err != nil {

@@ -179,7 +179,9 @@ func (t *targets) execed(pid int, at uint64) {
 		default: // the scan finds it
 		}
 	}
-	t.meet(pid, tg != nil)
+	if !fresh {
+		t.meet(pid, tg != nil)
+	}
 }
 
 func (t *targets) exited(p *process.Process) {
