@@ -3,6 +3,7 @@ package observer
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -166,7 +167,9 @@ func (r *renderer) logLine(l *Log) string {
 		name = "TRACE"
 	}
 	line := r.in(style, name) + " " + clean(textOf(l.Body), maxDetail)
-	if kv := keyValues(l.Attrs, 6); kv != "" {
+	attrs := maps.Clone(l.Attrs)
+	delete(attrs, "log.iostream") // standard error, of all of them
+	if kv := keyValues(attrs, 6); kv != "" {
 		line += "  " + r.in(faint, clean(kv, maxDetail))
 	}
 	return line
