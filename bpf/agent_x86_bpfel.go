@@ -25,16 +25,17 @@ const (
 	AgentCounterCOUNT_LOST_EXITED          AgentCounter = 6
 	AgentCounterCOUNT_LOST_STASH_FULL      AgentCounter = 7
 	AgentCounterCOUNT_LOST_BACKED_OFF      AgentCounter = 8
-	AgentCounterCOUNT_LOST_UNKNOWN_PROCESS AgentCounter = 9
-	AgentCounterCOUNT_DROPPED_BY_RULE      AgentCounter = 10
-	AgentCounterCOUNT_REMOTE_LIMITED       AgentCounter = 11
-	AgentCounterCOUNT_BAD_READ             AgentCounter = 12
-	AgentCounterCOUNT_CONTEXTS_FULL        AgentCounter = 13
-	AgentCounterCOUNT_LOGS_DROPPED         AgentCounter = 14
-	AgentCounterCOUNT_LOGS_RING_FULL       AgentCounter = 15
-	AgentCounterCOUNT_LOGS_RATE_LIMITED    AgentCounter = 16
-	AgentCounterCOUNT_SERIES_FULL          AgentCounter = 17
-	AgentCounterCOUNTERS                   AgentCounter = 18
+	AgentCounterCOUNT_LOST_MAX_DURATION    AgentCounter = 9
+	AgentCounterCOUNT_LOST_UNKNOWN_PROCESS AgentCounter = 10
+	AgentCounterCOUNT_DROPPED_BY_RULE      AgentCounter = 11
+	AgentCounterCOUNT_REMOTE_LIMITED       AgentCounter = 12
+	AgentCounterCOUNT_BAD_READ             AgentCounter = 13
+	AgentCounterCOUNT_CONTEXTS_FULL        AgentCounter = 14
+	AgentCounterCOUNT_LOGS_DROPPED         AgentCounter = 15
+	AgentCounterCOUNT_LOGS_RING_FULL       AgentCounter = 16
+	AgentCounterCOUNT_LOGS_RATE_LIMITED    AgentCounter = 17
+	AgentCounterCOUNT_SERIES_FULL          AgentCounter = 18
+	AgentCounterCOUNTERS                   AgentCounter = 19
 )
 
 type AgentDropRule struct {
@@ -413,7 +414,7 @@ type AgentProcess struct {
 	KeepRefusedNs   uint64
 	RemoteNextNs    uint64
 	RemoteRefusedNs uint64
-	Counters        [18]uint64
+	Counters        [19]uint64
 	Overflow        [5]AgentHistogram
 }
 
@@ -578,6 +579,7 @@ const (
 	AgentSpanFlagsSPAN_RANDOM         AgentSpanFlags = 1024
 	AgentSpanFlagsSPAN_CRASHED        AgentSpanFlags = 2048
 	AgentSpanFlagsSPAN_REMOTE_LIMITED AgentSpanFlags = 4096
+	AgentSpanFlagsSPAN_CUT_OFF        AgentSpanFlags = 8192
 )
 
 type AgentSqlBody struct {

@@ -32,6 +32,7 @@ enum span_flags {
 	SPAN_RANDOM = 1 << 10, /* the trace id is random: the W3C flag */
 	SPAN_CRASHED = 1 << 11, /* the process died of what its goroutine did */
 	SPAN_REMOTE_LIMITED = 1 << 12, /* other traces of callers were not sampled, for there were too many */
+	SPAN_CUT_OFF = 1 << 13, /* open for too long: as it stood then */
 };
 
 /* Begins every ring record. Times are CLOCK_MONOTONIC in ns. Ids are bytes in the
@@ -61,6 +62,7 @@ enum counter {
 	COUNT_LOST_EXITED, /* open when their process ended; user space counts these */
 	COUNT_LOST_STASH_FULL, /* children of a kept trace, more than are remembered */
 	COUNT_LOST_BACKED_OFF, /* spans were given up: the probes cost the app too much */
+	COUNT_LOST_MAX_DURATION, /* open for too long: user space counts */
 	COUNT_LOST_UNKNOWN_PROCESS, /* begun before user space knew the process: Linux before 5.15 */
 	COUNT_DROPPED_BY_RULE, /* no spans of this request are wanted; it is measured */
 	COUNT_REMOTE_LIMITED, /* not sampled though its caller's trace id says so: too many such */

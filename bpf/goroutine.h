@@ -148,6 +148,7 @@ static __always_inline void goroutine_delete(const struct probe *p, struct gorou
 	 * would join strangers. */
 	if (g->context)
 		table_remove(&context_table, g->context, p->tgid);
+	g->depth = 0; /* if user space has withdrawn it, it learns that nothing is open */
 	table_remove(&goroutine_table, p->goroutine, p->tgid);
 }
 

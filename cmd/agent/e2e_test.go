@@ -70,6 +70,8 @@ func TestE2E(t *testing.T) {
 	t.Run("crash", e.testCrash)
 	t.Run("second", e.testSecondAgent)
 	t.Run("routers", e.testRouters)
+	t.Run("streams", e.testStreams)
+	t.Run("stream flood", e.testStreamFlood)
 }
 
 const shopDir = "../../scripts/shop"

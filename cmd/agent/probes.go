@@ -74,6 +74,7 @@ func probeOptions(cfg config.Config) (probes.Options, error) {
 		Version:         readVersion().Version,
 		RingSize:        int(cfg.Probes.RingSize),
 		MaxOpenSpans:    cfg.Probes.MaxInFlight,
+		MaxDuration:     cfg.Traces.MaxDuration,
 		MetricsInterval: cfg.Metrics.Interval,
 		MaxSeries:       cfg.Metrics.MaxSeries,
 		Logs: probes.Logs{

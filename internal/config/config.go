@@ -151,6 +151,7 @@ type Traces struct {
 	SampleRate     float64       `koanf:"sample_rate"` // 0 to 1
 	Sampler        string        `koanf:"sampler"`
 	KeepErrors     bool          `koanf:"keep_errors"`      // keep traces whose local root failed
+	MaxDuration    time.Duration `koanf:"max_duration"`     // a span that is open for longer is exported as it stands
 	KeepSlowerThan time.Duration `koanf:"keep_slower_than"` // and those that took longer; 0 is off
 	KeepLimit      int           `koanf:"keep_limit"`       // of such traces, a second and process
 	RemoteLimit    int           `koanf:"remote_limit"`     // of sampled traces that callers began, likewise
@@ -211,7 +212,7 @@ func Default() Config {
 			SpoolSize:   512 << 20,
 		},
 		Kubernetes: Kubernetes{Enabled: true, Wait: 5 * time.Second},
-		Traces:     Traces{SampleRate: 1, Sampler: SamplerRatio, KeepErrors: true, KeepLimit: 100, RemoteLimit: 1000},
+		Traces:     Traces{SampleRate: 1, Sampler: SamplerRatio, KeepErrors: true, MaxDuration: 10 * time.Minute, KeepLimit: 100, RemoteLimit: 1000},
 		Metrics:    Metrics{Interval: time.Minute, MaxSeries: 2000},
 		Logs:       Logs{Export: true, Level: severityInfo, Rate: 1000, Burst: 5000},
 		Probes:     Probes{RingSize: 4 << 20, MaxInFlight: 8192},

@@ -58,6 +58,7 @@ var Settings = []Setting{
 	{"traces.keep_limit", "PLAIN_CLOUD_TRACE_KEEP_LIMIT", "", "how many traces a second and process are kept for these two reasons", "a number above 0"},
 	{"traces.remote_limit", "PLAIN_CLOUD_TRACE_REMOTE_LIMIT", "", "at a rate below 1, how many traces a second and process are sampled whose ids callers chose", "a number above 0"},
 	{"traces.drop", "", "", "rules: requests that are measured and have no spans, such as health checks", "a list of rules, such as {path: /healthz} or {user_agent: kube-probe/*}"},
+	{"traces.max_duration", "PLAIN_CLOUD_TRACE_MAX_DURATION", "", "a span that is open for longer is exported as it stands", "a duration from 1s to 24h, such as 10m"},
 	{"traces.keep_slower_than", "PLAIN_CLOUD_TRACE_KEEP_SLOWER_THAN", "", "keep slow requests whatever the rate", "a duration such as 500ms, or off"},
 
 	{"metrics.interval", "OTEL_METRIC_EXPORT_INTERVAL", "", "time between two exports (the variable: milliseconds)", "a duration from 100ms to 24h, such as 60s"},

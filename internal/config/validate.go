@@ -34,6 +34,7 @@ func (c *Config) problems(skip map[string]bool) []error {
 	t, m, l, p := c.Traces, c.Metrics, c.Logs, c.Probes
 	k.must(t.SampleRate >= 0 && t.SampleRate <= 1, "traces.sample_rate", t.SampleRate)
 	k.must(slices.Contains([]string{SamplerRatio, SamplerParentRatio, SamplerProbability}, t.Sampler), "traces.sampler", t.Sampler)
+	k.must(between(t.MaxDuration, time.Second, 24*time.Hour), "traces.max_duration", t.MaxDuration)
 	k.must(t.KeepSlowerThan >= 0, "traces.keep_slower_than", t.KeepSlowerThan)
 	k.must(between(t.KeepLimit, 1, 1_000_000), "traces.keep_limit", t.KeepLimit)
 	k.drops(t.Drop)

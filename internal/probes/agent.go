@@ -27,6 +27,8 @@ type Options struct {
 	RingSize     int // bytes, a power of two
 	MaxOpenSpans int // goroutines of the node that have an open span
 
+	MaxDuration time.Duration // of a span; one that is open for longer is cut off
+
 	MetricsInterval time.Duration
 	MaxSeries       int // of one metric and process; the rest is one overflow series
 
@@ -63,6 +65,7 @@ type Agent struct {
 	targets *targets
 	reader  *reader
 	collect *collector
+	overdue *overdue
 	options Options
 
 	attachTime time.Duration
@@ -124,6 +127,9 @@ func (a *Agent) start(sink event.Sink) (err error) {
 			return err
 		}
 	}
+	if a.overdue, err = newOverdue(a.kernel, a.targets, a.reader, o.MaxDuration, log); err != nil {
+		return err
+	}
 	if err := a.inherit(); err != nil {
 		return err
 	}
@@ -171,6 +177,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		following.Go(func() { a.exec.run(ctx, a.targets.execs) })
 	}
 	following.Go(func() { a.collect.run(ctx, a.options.MetricsInterval) })
+	following.Go(func() { a.overdue.run(ctx) })
 	if a.options.MaxOverhead > 0 {
 		following.Go(func() { newBackoff(a.kernel, a.targets, a.options.MaxOverhead, a.log).run(ctx) })
 	}
@@ -183,6 +190,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	following.Wait()
 	err = a.targets.detach()
+	a.overdue.settle() // no program runs any more
 	stopReading()
 	err = errors.Join(err, <-read)
 	a.collect.collect()
@@ -204,6 +212,9 @@ func (a *Agent) Close() error {
 			if ring != nil {
 				errs = append(errs, ring.Close())
 			}
+		}
+		if a.overdue != nil {
+			errs = append(errs, a.overdue.close())
 		}
 		if a.kernel != nil {
 			a.kernel.Close()
@@ -284,6 +295,7 @@ var counterNames = [bpf.AgentCounterCOUNTERS]string{
 	bpf.AgentCounterCOUNT_LOST_STACK_FULL:      "stack_full",
 	bpf.AgentCounterCOUNT_LOST_UNFINISHED:      "unfinished",
 	bpf.AgentCounterCOUNT_LOST_EXITED:          "exited",
+	bpf.AgentCounterCOUNT_LOST_MAX_DURATION:    "max_duration",
 	bpf.AgentCounterCOUNT_LOST_STASH_FULL:      "stash_full",
 	bpf.AgentCounterCOUNT_LOST_BACKED_OFF:      "backed_off",
 	bpf.AgentCounterCOUNT_LOST_UNKNOWN_PROCESS: "unknown_process",

@@ -76,6 +76,9 @@ func (d *decoding) begin(h *bpf.AgentRecordHeader, t *target, span *event.Span) 
 	if reason := keptBecause(flags); reason != "" {
 		d.str("sampling.reason", reason)
 	}
+	if flags&bpf.AgentSpanFlagsSPAN_CUT_OFF != 0 {
+		d.str("span.end_reason", "max_duration")
+	}
 }
 
 // flagRandom is the W3C flag that says that the trace id is random.

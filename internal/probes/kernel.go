@@ -3,6 +3,7 @@ package probes
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -13,6 +14,7 @@ import (
 // kernel is the BPF side, loaded once for all targets.
 type kernel struct {
 	collection *ebpf.Collection
+	tables     sync.Mutex // held while entries of live or dead processes are freed
 	mode       attachMode
 	least      capabilitySet // of this process, what the agent needs from now on
 	missing    []need        // that are optional

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -47,6 +48,9 @@ type reader struct {
 	refused uint64        // of those, the ones of spans
 	// unselected are records of processes that turned out not to be wanted.
 	unselected atomic.Uint64
+
+	lateMu sync.Mutex
+	late   [][]byte // records that do not come from the ring
 
 	now   time.Time // of this look into the ring
 	held  holding
@@ -132,6 +136,7 @@ func (r *reader) drain(record *ringbuf.Record) error {
 			return err
 		}
 	}
+	r.handleLate()
 	r.flush()
 	return nil
 }
@@ -263,6 +268,28 @@ func (r *reader) handle(raw []byte) {
 	}
 	if len(r.batch) >= spanBatch {
 		r.flush()
+	}
+}
+
+// later has a record handled that does not come from the ring.
+func (r *reader) later(raw []byte) {
+	r.lateMu.Lock()
+	defer r.lateMu.Unlock()
+	r.late = append(r.late, raw)
+}
+
+// handleLate handles the records that were left by later.
+func (r *reader) handleLate() {
+	r.lateMu.Lock()
+	late := r.late
+	r.late = nil
+	r.lateMu.Unlock()
+	if len(late) == 0 {
+		return
+	}
+	r.decode.syncClock()
+	for _, raw := range late {
+		r.handle(raw)
 	}
 }
 

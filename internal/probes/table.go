@@ -13,6 +13,8 @@ import (
 // CLOCK_MONOTONIC in ns, and returns how many there were. The process is gone, so no
 // program uses its entries any more; those of other processes are not touched.
 func (k *kernel) purge(tgid uint32, before uint64) (open uint64, err error) {
+	k.tables.Lock()
+	defer k.tables.Unlock()
 	goroutines := k.mapOf("goroutines")
 	err = k.eachEntry("goroutine_table", func(e bpf.AgentTableEntry) bool {
 		var g bpf.AgentGoroutine
