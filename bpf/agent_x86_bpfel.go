@@ -203,7 +203,7 @@ type AgentGrpcLayout struct {
 	ClientCc        uint32
 	ClientDesc      uint32
 	ConnTarget      uint32
-	Pad             uint32
+	ErrorIsProto    uint32
 }
 
 type AgentGrpcRecord struct {

@@ -33,7 +33,7 @@ struct grpc_layout {
 	u32 client_cc;
 	u32 client_desc;
 	u32 conn_target;
-	u32 pad;
+	u32 error_is_proto; /* a *status.Error points to what a *status.Status does (up to 1.3x) */
 };
 
 #define METRIC_GRPC_SERVER 3
@@ -122,15 +122,20 @@ static __always_inline struct grpc_work *grpc_work(struct goroutine *g)
 	return (struct grpc_work *)g->scratch;
 }
 
-/* The code in a *status.Status; a nil one is OK. */
-static __always_inline u32 grpc_status_code(const struct grpc_layout *l, u64 status, u64 *proto)
+static __always_inline u32 grpc_proto_code(const struct grpc_layout *l, u64 proto)
 {
 	u32 code = 0;
 
-	*proto = status ? go_word(status + l->status_proto) : 0;
-	if (*proto)
-		bpf_probe_read_user(&code, sizeof(code), (void *)(*proto + l->proto_code));
+	if (proto)
+		bpf_probe_read_user(&code, sizeof(code), (void *)(proto + l->proto_code));
 	return code;
+}
+
+/* The code in a *status.Status; a nil one is OK. */
+static __always_inline u32 grpc_status_code(const struct grpc_layout *l, u64 status, u64 *proto)
+{
+	*proto = status ? go_word(status + l->status_proto) : 0;
+	return grpc_proto_code(l, *proto);
 }
 
 /* The code of an error, as status.Code has it. */
@@ -143,6 +148,8 @@ static __always_inline u32 grpc_error_code(const struct probe *p, const struct g
 		return GRPC_OK;
 	if (go_type_of(tab, p->bias) != l->status_error)
 		return GRPC_UNKNOWN;
+	if (l->error_is_proto)
+		return grpc_proto_code(l, go_word(data + l->error_status));
 	return grpc_status_code(l, go_word(data + l->error_status), &proto);
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -280,4 +282,48 @@ func compareCounts(t *testing.T, got, want map[string]int) {
 	if len(got) > 0 {
 		t.Errorf("also got %v", got)
 	}
+}
+
+// testEtcd: etcd as Debian builds it, with grpc-go 1.33. Its gateway is an HTTP server that
+// calls its gRPC server.
+func (e *e2e) testEtcd(t *testing.T) {
+	listen, peer := freeAddress(t), "http://"+freeAddress(t)
+	p := startProc(t, "etcd", nil, "/usr/bin/etcd", "--data-dir", t.TempDir(),
+		"--listen-client-urls", "http://"+listen, "--advertise-client-urls", "http://"+listen,
+		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer)
+	etcdctl := func(args ...string) {
+		t.Helper()
+		cmd := exec.Command("/usr/bin/etcdctl", append([]string{"--endpoints", listen}, args...)...)
+		cmd.Env = append(os.Environ(), "ETCDCTL_API=3")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("etcdctl %v: %v\n%s", args, err, out)
+		}
+	}
+	eventually(t, 20*time.Second, "etcd is healthy", func() bool { return statusOf("http://"+listen+"/health") == 200 })
+	a := e.startAgent(t, "--pid", fmt.Sprint(p.pid()))
+	for i := range perPath {
+		etcdctl("put", "key", fmt.Sprint(i))
+		etcdctl("get", "key")
+		res, err := client.Post("http://"+listen+"/v3/kv/range", "application/json", strings.NewReader(`{"key":"a2V5"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+	}
+	eventually(t, 10*time.Second, "every call is a span", func() bool { return a.seen.Counts().Spans >= 5*perPath })
+	a.noLosses(t)
+	spans := a.finish(t)
+	names, got := map[trace.SpanID]string{}, map[string]int{}
+	for _, s := range spans {
+		names[s.SpanID] = s.Attrs.Text("url.path")
+	}
+	for _, s := range spans {
+		got[strings.Join([]string{s.Kind.String(), s.Attrs.Text("rpc.method"), s.Attrs.Text("rpc.response.status_code"), names[s.ParentID]}, " ")]++
+	}
+	compareCounts(t, got, map[string]int{
+		"server etcdserverpb.KV/Put OK ":               perPath,
+		"server etcdserverpb.KV/Range OK ":             2 * perPath,
+		"client etcdserverpb.KV/Range OK /v3/kv/range": perPath,
+		"server   ": perPath, // the gateway's
+	})
 }

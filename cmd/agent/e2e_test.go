@@ -60,6 +60,7 @@ func TestE2E(t *testing.T) {
 	t.Run("caddy", e.testCaddy)
 	t.Run("http2", e.testHTTP2)
 	t.Run("grpc", e.testGRPC)
+	t.Run("etcd", e.testEtcd)
 	t.Run("bad", e.testBadInput)
 	t.Run("privileges", e.testPrivileges)
 	t.Run("doctor", e.testDoctor)

@@ -44,11 +44,9 @@ var grpc = library{
 			when: func(b *gobin.Binary) bool { return has(b, grpcNewStream) },
 			hooks: []hook{
 				{program: "grpc_client_end", variant: uint8(bpf.AgentGrpcEndSiteGRPC_FINISH), sites: entry(grpcPackage + "(*clientStream).finish")},
-				{program: "grpc_client_end", variant: uint8(bpf.AgentGrpcEndSiteGRPC_NO_STREAM), sites: grpcError(grpcWithParams, grpcPackage+"(*clientStream).withRetry", 0)},
+				{program: "grpc_client_end", variant: uint8(bpf.AgentGrpcEndSiteGRPC_NO_STREAM), sites: grpcNoStream},
 				{program: "grpc_client_end", variant: uint8(bpf.AgentGrpcEndSiteGRPC_NO_CALL), sites: grpcError(grpcPackage+"invoke", grpcNewStream, 2), prunable: true},
-				{program: "grpc_stream_opened", sites: inFunc(grpcWithParams, func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
-					return b.CallSite(f, gobin.Call{Callee: "runtime.newproc"})
-				})},
+				{program: "grpc_stream_opened", sites: grpcOpened},
 				grpcNotResolved,
 				{program: "grpc_client_begin", sites: entry(grpcNewStream)},
 			},
@@ -74,6 +72,22 @@ var grpc = library{
 		uint32(bpf.AgentGrpcKindRECORD_GRPC_SERVER): decodeGRPC,
 		uint32(bpf.AgentGrpcKindRECORD_GRPC_CLIENT): decodeGRPC,
 	},
+}
+
+// Up to 1.35 newClientStream does itself what newClientStreamWithParams does later.
+var (
+	grpcNoStream = firstOf(
+		grpcError(grpcNewStream, grpcPackage+"(*clientStream).withRetry", 0),
+		grpcError(grpcWithParams, grpcPackage+"(*clientStream).withRetry", 0),
+	)
+	grpcOpened = firstOf(grpcStart(grpcNewStream), grpcStart(grpcWithParams))
+)
+
+// grpcStart is the go statement of a function.
+func grpcStart(function string) siteFinder {
+	return inFunc(function, func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
+		return b.CallSite(f, gobin.Call{Callee: "runtime.newproc"})
+	})
 }
 
 // grpcError is where a function goes on after a call that failed: single-stepped, and
@@ -114,7 +128,11 @@ func grpcLayout(l *layouts) any {
 		ProtoCode:    l.offset(proto, "Code"),
 		ProtoMessage: l.offset(proto, "Message"),
 		StatusError:  l.typeAddr("*" + grpcStatus + "Error"),
-		ErrorStatus:  l.offset(grpcStatus+"Error", "s"),
+	}
+	if f, err := l.binary.Field(grpcStatus+"Error", "e"); err == nil { // up to 1.3x
+		layout.ErrorStatus, layout.ErrorIsProto = uint32(f.Offset), 1
+	} else {
+		layout.ErrorStatus = l.offset(grpcStatus+"Error", "s")
 	}
 	if addr, err := l.binary.TypeAddr("*errors.errorString"); err == nil {
 		layout.PlainError = addr
