@@ -40,7 +40,7 @@ func parse(args []string) (config, error) {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.StringVar(&cfg.agent, "agent", "", "the agent's executable")
 	fs.StringVar(&cfg.shop, "shop", "", "the shop's executable")
-	fs.StringVar(&rates, "rates", "1.0", "sample rates to measure, separated by commas")
+	fs.StringVar(&rates, "rates", "1.0,0.1,0.01", "sample rates to measure, separated by commas")
 	fs.IntVar(&cfg.rounds, "rounds", 5, "how often each measurement is taken")
 	fs.DurationVar(&cfg.duration, "duration", 5*time.Second, "length of one measurement, in whole seconds")
 	fs.IntVar(&cfg.connections, "connections", 16, "connections of wrk")

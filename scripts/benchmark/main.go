@@ -9,7 +9,7 @@
 //
 // The files, in the order of the data: config.go the flags, processes.go what is
 // started, wrk.go the load, sink.go the agent's endpoint, traps.go the kernel's
-// counts, measure.go one run over all of these, table.go and plot.go the result.
+// counts, calibrate.go what a trap costs at least, measure.go one run over all of these, table.go and plot.go the result.
 package main
 
 import (
@@ -21,6 +21,10 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == spinArg {
+		spin()
+		return
+	}
 	cfg, err := parse(os.Args[1:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "benchmark:", err)
@@ -42,10 +46,15 @@ func run(ctx context.Context, cfg config) error {
 		return err
 	}
 	defer b.close()
+	calibration, err := calibrate(ctx, cfg.appCPU)
+	if err != nil {
+		return err
+	}
 	res, err := b.measure(ctx)
 	if err != nil {
 		return err
 	}
+	res.calibration = calibration
 	text := res.markdown()
 	fmt.Print(text)
 	if cfg.markdown != "" {

@@ -33,9 +33,10 @@ type key struct {
 // result is everything that was measured; samples of one key are in the order of
 // the rounds.
 type result struct {
-	cfg       config
-	samples   map[key][]sample
-	traps     map[key]trapCount
+	cfg     config
+	samples map[key][]sample
+	traps   map[key]trapCount
+	calibration
 	firstSpan []time.Duration // from the agent's start to its first request
 	rss, peak int64           // highest of the agent, bytes
 	// loadBefore is the machine's load average before the run: what was not

@@ -77,6 +77,7 @@ func (r *result) markdown() string {
 			r.costRow(&b, req, rate)
 		}
 	}
+	b.WriteString("\n" + r.calibration.text())
 	fmt.Fprintf(&b, "\nAgent memory: %.1f MB resident, %.1f MB at its peak.", float64(r.rss)/1e6, float64(r.peak)/1e6)
 	if len(r.firstSpan) > 0 {
 		var ms []float64
