@@ -70,6 +70,7 @@ func TestE2E(t *testing.T) {
 	t.Run("metrics", e.testMetrics)
 	t.Run("crash", e.testCrash)
 	t.Run("second", e.testSecondAgent)
+	t.Run("reload", e.testReload)
 	t.Run("routers", e.testRouters)
 	t.Run("streams", e.testStreams)
 	t.Run("stream flood", e.testStreamFlood)

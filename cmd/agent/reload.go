@@ -33,11 +33,12 @@ func (r *runner) watch(ctx context.Context, p prober) {
 	}
 	var look <-chan time.Time
 	if r.file != "" {
+		// What was loaded, not what is there now: it may have changed meanwhile.
 		tick := time.NewTicker(lookAtFile)
 		defer tick.Stop()
 		look = tick.C
 	}
-	seen := fileState(r.file)
+	seen := r.fileSeen
 	for {
 		select {
 		case <-ctx.Done():

@@ -49,7 +49,7 @@ func TestReload(t *testing.T) {
 		defer mu.Unlock()
 		next, loadErr = cfg, err
 	}
-	r.file, r.reloads = file, reloads
+	r.file, r.fileSeen, r.reloads = file, fileState(file), reloads
 	r.load = func() (config.Config, error) {
 		mu.Lock()
 		defer mu.Unlock()

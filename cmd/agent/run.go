@@ -43,6 +43,7 @@ func newRunCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			flags := givenFlags(cmd)
 			load := func() (config.Config, error) { return config.Load(config.Sources{File: file, Flags: flags}) }
+			fileSeen := fileState(file)
 			cfg, err := load()
 			if err != nil {
 				return err
@@ -57,7 +58,7 @@ func newRunCommand() *cobra.Command {
 			context.AfterFunc(ctx, stop)
 			logger, level := newLogger(cmd.ErrOrStderr(), cfg.Agent)
 			r := runner{
-				cfg: cfg, logger: logger, level: level, file: file, load: load, reloads: reloads,
+				cfg: cfg, logger: logger, level: level, file: file, fileSeen: fileSeen, load: load, reloads: reloads,
 				notify: &notifier{logger}, openState: probes.OpenState, startProbes: startProbes,
 			}
 			return r.run(ctx)
@@ -88,11 +89,12 @@ type runner struct {
 	listening   func(addr string) // told the status address; for tests
 
 	// For changes of settings while it runs; load is nil where there are none.
-	load    func() (config.Config, error)
-	file    string // of settings, "" for none
-	reloads <-chan os.Signal
-	level   *slog.LevelVar // of the log
-	notify  *notifier      // nil: nobody is told
+	load     func() (config.Config, error)
+	file     string // of settings, "" for none
+	fileSeen string // state of the file that was loaded
+	reloads  <-chan os.Signal
+	level    *slog.LevelVar // of the log
+	notify   *notifier      // nil: nobody is told
 
 	started time.Time
 	state   atomic.Pointer[string]
