@@ -144,6 +144,9 @@ struct settings {
 	u32 max_series; /* of one metric and process */
 	u32 drop_rules; /* how many there are */
 	u32 pad;
+	/* Offsets in structs of the kernel, from its BTF; 0: unknown */
+	u32 task_nsproxy;
+	u32 nsproxy_net;
 };
 
 /* A request whose spans are not wanted: the first bytes of its path and of its user
@@ -159,7 +162,7 @@ struct drop_rule {
 };
 
 /* How to get from a type to what it leads to: for a context its parent, for an
- * error its code. */
+ * error its code or cause, for a connection its addresses. */
 enum type_role {
 	TYPE_NONE,
 	TYPE_CONTEXT_INTERFACE, /* offset: a context.Context */
@@ -169,6 +172,13 @@ enum type_role {
 	TYPE_ERROR_CODE_STRING, /* offset: a string */
 	TYPE_ERROR_CODE_U16, /* offset: a number */
 	TYPE_ERROR_CODE_I32,
+	TYPE_ERROR_INTERFACE, /* offset: the error that it wraps */
+	TYPE_ERROR_NUMBER, /* offset: a word, such as a syscall.Errno */
+	TYPE_ERROR_TEXT, /* offset: a string: errors.New */
+	TYPE_CONN_DESCRIPTOR, /* offset: pointer to the net.netFD of a TCP connection */
+	TYPE_CONN_INTERFACE, /* offset: a net.Conn */
+	TYPE_CONN_POINTER, /* offset: pointer to a struct of type next */
+	TYPE_CONN_VALUE, /* offset: embedded struct of type next */
 };
 
 struct type_key {
@@ -210,6 +220,8 @@ struct runtime_layout {
 	u32 group_elems;
 	u32 group_elem_stride;
 	u32 group_overflow; /* hmap: the next bucket */
+	u32 netfd_addresses; /* of net.netFD: laddr, followed by raddr; 0: not readable */
+	u32 pad;
 	u32 no_spans; /* traces that begin are measured only: the agent backs off */
 };
 

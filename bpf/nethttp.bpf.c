@@ -87,8 +87,8 @@ int nethttp_server_begin(struct pt_regs *ctx)
 	struct goroutine *g;
 	struct frame *f;
 	struct probe p;
-	struct go_string uri;
-	u64 context, parent_id;
+	struct go_string uri, host;
+	u64 context, url, parent_id;
 
 	if (!probe_begin(ctx, &p))
 		return 0;
@@ -118,10 +118,14 @@ int nethttp_server_begin(struct pt_regs *ctx)
 	}
 	context = *(u64 *)&g->scratch[(l->request_ctx + 8) & (SCRATCH_SIZE - 8)];
 	uri = request_string(g->scratch, l->request_uri);
+	url = request_string(g->scratch, l->request_url).ptr;
+	host = request_string(g->scratch, l->request_host);
 	parent_id = nethttp_remote_parent(g, request_string(g->scratch, l->request_header).ptr, rt);
 	if (parent_id)
 		trace_limit_remote(&p, g);
 	else
+		parent_id = nethttp_joined_parent(&p, l, rt, g, b.response, url, host);
+	if (!parent_id)
 		trace_new(g, rt);
 	nethttp_drop(g, uri);
 	f = span_push(&p, g, RECORD_HTTP_SERVER, parent_id);

@@ -7,6 +7,7 @@
 #define AGENT_NETHTTP_H
 
 #include "goheader.h"
+#include "join.h"
 #include "stash.h"
 
 enum nethttp_kind {
@@ -33,6 +34,7 @@ struct nethttp_layout {
 	u32 request_ctx;
 	u32 request_proto_major;
 	u32 request_proto_minor;
+	u32 conn_rwc; /* 0: its connections are not joined with their clients */
 	u32 request_pattern; /* from Go 1.23 on; 0: there is none */
 	u32 request_url;
 	u32 url_path;
@@ -43,6 +45,7 @@ struct nethttp_layout {
 	u32 route_other; /* the pattern was on a copy of the request only */
 	u32 route_missing; /* no probe, no pattern, and not "not found" */
 	u32 request_inline; /* response_req is the request itself, not a pointer to it */
+	u32 pad;
 };
 
 /* Which server it is, and so which layout is its own. */
@@ -216,6 +219,24 @@ static __always_inline void nethttp_drop(struct goroutine *g, struct go_string u
 		g->sampled = 0;
 		return;
 	}
+}
+
+/* Takes trace and parent from the client at the other end of the connection, if that is
+ * on this node. request is what the server has read. */
+static __always_inline u64 nethttp_joined_parent(const struct probe *p,
+						 const struct nethttp_layout *l,
+						 const struct runtime_layout *rt,
+						 struct goroutine *g, u64 response,
+						 u64 url, struct go_string host)
+{
+	struct join_request request = { .host = host };
+	u64 conn;
+
+	if (!joins_used || !l->conn_rwc)
+		return 0;
+	conn = go_word(response + l->response_conn);
+	request.path = go_string(url + l->url_path);
+	return join_find(p, rt, g, go_iface(conn + l->conn_rwc), &request);
 }
 
 static __always_inline u32 text_max(u32 which)

@@ -58,6 +58,8 @@ func TestE2E(t *testing.T) {
 	t.Run("kill", e.testKill)
 	t.Run("postgres", e.testPostgresExporter)
 	t.Run("caddy", e.testCaddy)
+	t.Run("client", e.testClient)
+	t.Run("hops", e.testHops)
 	t.Run("http2", e.testHTTP2)
 	t.Run("grpc", e.testGRPC)
 	t.Run("etcd", e.testEtcd)

@@ -98,6 +98,9 @@ func (a *Agent) start(sink event.Sink) (err error) {
 	if err := a.kernel.configure(o); err != nil {
 		return err
 	}
+	if _, err := a.kernel.offsets(); err != nil {
+		log.Warn("hops over loopback are not joined: network namespaces cannot be told apart", "error", err)
+	}
 	for _, n := range a.kernel.missing {
 		log.Warn("missing " + capabilityNames[n.bits[0]] + ", which is needed " + n.why)
 	}
@@ -282,6 +285,8 @@ func (k *kernel) configure(o Options) error {
 	if err := k.storeDropRules(o.Sampling.Drop); err != nil {
 		return err
 	}
+	offsets, _ := k.offsets() // without, hops over loopback are not joined
+	s.TaskNsproxy, s.NsproxyNet = offsets.taskNsproxy, offsets.nsproxyNet
 	if err := k.mapOf("agent_settings").Put(uint32(0), &s); err != nil {
 		return fmt.Errorf("store settings: %w", err)
 	}

@@ -35,7 +35,8 @@ func httpRecord(r bpf.AgentHttpServerRecord, texts map[bpf.AgentHttpText]string)
 
 // knownTypes stand for a binary; there are so many that no other is looked up.
 var knownTypes = func() map[uint64]string {
-	names := map[uint64]string{0x10: "*github.com/lib/pq.Connector", 0x20: "*github.com/lib/pq.Error", 0x30: "string"}
+	names := map[uint64]string{0x10: "*github.com/lib/pq.Connector", 0x20: "*github.com/lib/pq.Error", 0x30: "string",
+		0x40: "syscall.Errno", 0x50: "context.deadlineExceededError"}
 	for i := range uint64(4096) {
 		names[1<<40+i] = ""
 	}
@@ -116,6 +117,58 @@ func TestDecodeHTTPServer(t *testing.T) {
 			}
 			if span.Name != c.name || span.Status != c.status || span.Kind != trace.SpanKindServer || span.TraceState != "v=1" {
 				t.Errorf("name %q, status %v, kind %v, tracestate %q", span.Name, span.Status, span.Kind, span.TraceState)
+			}
+			for key, want := range c.want {
+				if attrs[key] != want {
+					t.Errorf("%s = %q, want %q", key, attrs[key], want)
+				}
+			}
+		})
+	}
+}
+
+func TestDecodeHTTPClient(t *testing.T) {
+	texts := []string{"shop.example:8443", "/a b/c", "page=2&access_token=abc", ""}
+	detail := func(status, method, https uint64) uint64 {
+		return status | method<<16 | 1<<24 | 1<<32 | https<<40
+	}
+	get := uint64(bpf.AgentHttpMethodMETHOD_GET)
+	for name, c := range map[string]struct {
+		body   bpf.AgentHttpclientBody
+		texts  []string
+		status codes.Code
+		want   map[string]string // "": must not be there
+	}{
+		"usual": {bpf.AgentHttpclientBody{Key: bpf.AgentSeriesKey{Detail: [2]uint64{detail(200, get, 1)}}, Peer: [2]uint64{0, 0x0302010affff0000}, PeerPort: 8443}, texts, codes.Unset, map[string]string{
+			"url.full": "https://shop.example:8443/a%20b/c?page=2&access_token=REDACTED", "server.address": "shop.example", "server.port": "8443",
+			"network.peer.address": "10.1.2.3", "network.peer.port": "8443", "network.protocol.version": "1.1",
+			"http.request.method": "GET", "http.response.status_code": "200", "error.type": "", "http.request.resend_count": "",
+		}},
+		"client error": {bpf.AgentHttpclientBody{Key: bpf.AgentSeriesKey{Detail: [2]uint64{detail(404, get, 0)}}, ResendCount: 3}, texts, codes.Error, map[string]string{"error.type": "404", "http.request.resend_count": "3", "network.peer.port": ""}},
+		"refused":      {bpf.AgentHttpclientBody{Key: bpf.AgentSeriesKey{ErrorType: 0x40, Detail: [2]uint64{detail(0, get, 0), 111}}}, texts, codes.Error, map[string]string{"error.type": "ECONNREFUSED", "http.response.status_code": ""}},
+		"timeout":      {bpf.AgentHttpclientBody{Key: bpf.AgentSeriesKey{ErrorType: 0x50, Detail: [2]uint64{detail(0, get, 0)}}}, texts, codes.Error, map[string]string{"error.type": "timeout"}},
+		"own error":    {bpf.AgentHttpclientBody{Key: bpf.AgentSeriesKey{ErrorType: 0x20, Detail: [2]uint64{detail(0, get, 0)}}}, texts, codes.Error, map[string]string{"error.type": "*pq.Error"}},
+		"canceled":     {bpf.AgentHttpclientBody{Key: bpf.AgentSeriesKey{Detail: [2]uint64{detail(0, get, 0), 1 << 32}}}, texts, codes.Unset, map[string]string{"error.type": ""}},
+		"credentials":  {bpf.AgentHttpclientBody{Key: bpf.AgentSeriesKey{Detail: [2]uint64{detail(200, get, 0)}}, Flags: uint8(bpf.AgentHttpclientFlagsCLIENT_USER)}, texts, codes.Unset, map[string]string{"url.full": "http://REDACTED:REDACTED@shop.example:8443/a%20b/c?page=2&access_token=REDACTED"}},
+		"encoded path": {bpf.AgentHttpclientBody{Flags: uint8(bpf.AgentHttpclientFlagsCLIENT_ENCODED)}, []string{"h", "/a%2Fb", "", ""}, codes.Unset, map[string]string{"url.full": "http://h/a%2Fb", "server.port": "80"}},
+		"opaque":       {bpf.AgentHttpclientBody{Flags: uint8(bpf.AgentHttpclientFlagsCLIENT_OPAQUE)}, []string{"h", "//eva:geheim@h/x", "", ""}, codes.Unset, map[string]string{"url.full": "http://REDACTED:REDACTED@h/x"}},
+		"no path":      {bpf.AgentHttpclientBody{}, []string{"h", "", "", ""}, codes.Unset, map[string]string{"url.full": "http://h/"}},
+		"IPv6":         {bpf.AgentHttpclientBody{}, []string{"[::1]:81", "/", "", ""}, codes.Unset, map[string]string{"url.full": "http://[::1]:81/", "server.address": "::1", "server.port": "81"}},
+		"stashed":      {bpf.AgentHttpclientBody{Flags: uint8(bpf.AgentHttpclientFlagsCLIENT_HOST_ONLY)}, []string{"h", "", "", ""}, codes.Unset, map[string]string{"url.full": "", "server.address": "h"}},
+		"odd method":   {bpf.AgentHttpclientBody{}, []string{"h", "/", "", "PURGE"}, codes.Unset, map[string]string{"http.request.method": "_OTHER", "http.request.method_original": "PURGE"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := bpf.AgentHttpclientRecord{Body: c.body}
+			r.Header.Kind = uint32(bpf.AgentHttpclientKindRECORD_HTTP_CLIENT)
+			for i, text := range c.texts {
+				r.Body.TextLen[i] = uint16(len(text))
+			}
+			span, attrs, err := decodeRecord(t, newDecoding(), bytesOf(&r, strings.Join(c.texts, "")+"rest"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if span.Status != c.status || span.Kind != trace.SpanKindClient || name == "usual" && span.Name != "GET" {
+				t.Errorf("name %q, status %v, kind %v", span.Name, span.Status, span.Kind)
 			}
 			for key, want := range c.want {
 				if attrs[key] != want {

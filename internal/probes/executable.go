@@ -58,7 +58,7 @@ const (
 )
 
 // errNothing: a Go binary with none of the libraries.
-var errNothing = errors.New("nothing to instrument: it uses none of net/http's server, database/sql and gRPC")
+var errNothing = errors.New("nothing to instrument: it uses none of net/http, database/sql and gRPC")
 
 // newExecutable analyses an executable and tells the kernel its layouts. It takes exe
 // over, and closes it on error.
@@ -139,6 +139,7 @@ func (b *executable) writeRuntime(put putFunc) error {
 		layout.G_panic = 0 // not readable without
 	}
 	b.headerLayout(&layout)
+	b.connLayout(&layout)
 	if err := put("runtime_layouts", b.id, &layout); err != nil {
 		return fmt.Errorf("store runtime layout: %w", err)
 	}
@@ -180,63 +181,6 @@ func (b *executable) headerLayout(layout *bpf.AgentRuntimeLayout) {
 
 // scratchSize is SCRATCH_SIZE of bpf/maps.h.
 const scratchSize = 512
-
-// contextInfo says how a walk gets from a context to its parent. A direct value is
-// its struct's only word, a pointer, and so needs one step less.
-func contextInfo(t gobin.ContextType) bpf.AgentTypeInfo {
-	info := bpf.AgentTypeInfo{Offset: uint32(t.Offset)}
-	role := bpf.AgentTypeRoleTYPE_CONTEXT_INTERFACE
-	switch t.Kind {
-	case gobin.ContextPointer:
-		role, info.Next = bpf.AgentTypeRoleTYPE_CONTEXT_POINTER, t.Parent
-		if t.Direct {
-			role = bpf.AgentTypeRoleTYPE_CONTEXT_VALUE
-		}
-	case gobin.ContextVia:
-		role, info.Next = bpf.AgentTypeRoleTYPE_CONTEXT_INDIRECT, t.Via
-		if t.Direct {
-			role, info.Offset = bpf.AgentTypeRoleTYPE_CONTEXT_INTERFACE, uint32(t.Via)
-		}
-	}
-	info.Role = uint32(role)
-	return info
-}
-
-// writeTypes tells the kernel which types lead to a parent context, and which errors
-// hold a code.
-func (b *executable) writeTypes(put putFunc) error {
-	putType := func(addr uint64, info bpf.AgentTypeInfo) error {
-		err := put("types", &bpf.AgentTypeKey{Type: addr, Binary: b.id}, &info)
-		if err != nil {
-			return fmt.Errorf("store type: %w", err)
-		}
-		return nil
-	}
-	contexts, err := b.info.ContextTypes()
-	var missing *gobin.MissingError
-	if err != nil && !errors.As(err, &missing) { // a program may have no contexts
-		return fmt.Errorf("read context types: %w", err)
-	}
-	for _, t := range contexts {
-		if err := putType(t.Addr, contextInfo(t)); err != nil {
-			return err
-		}
-	}
-	for _, c := range sqlErrorCodes {
-		addr, err := b.info.TypeAddr(c.dynamicType)
-		if err != nil {
-			continue
-		}
-		f, err := b.info.Field(c.structName, c.field)
-		if err != nil {
-			continue
-		}
-		if err := putType(addr, bpf.AgentTypeInfo{Role: uint32(c.role), Offset: uint32(f.Offset)}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 // writeLibrary plans the hooks of one library and stores its layout.
 func (b *executable) writeLibrary(put putFunc, lib *library) error {

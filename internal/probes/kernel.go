@@ -19,7 +19,8 @@ type kernel struct {
 	least      capabilitySet // of this process, what the agent needs from now on
 	missing    []need        // that are optional
 	// off are libraries that the settings switch off.
-	off map[*library]bool
+	off     map[*library]bool
+	offsets func() (kernelOffsets, error) // reads them once
 }
 
 // loadKernel loads programs and maps. The caller closes it.
@@ -28,6 +29,8 @@ func loadKernel(o Options) (*kernel, error) {
 	if err := k.allowed(); err != nil {
 		return nil, err
 	}
+	k.offsets = sync.OnceValues(readKernelOffsets)
+	go k.offsets()
 	spec, err := bpf.LoadAgent()
 	if err != nil {
 		return nil, fmt.Errorf("read the embedded BPF object: %w", err)

@@ -16,6 +16,7 @@ var libraries = []*library{
 	&netHTTP2X,
 	&netHTTP,
 	&routers,
+	&netHTTPClient,
 	&databaseSQL,
 	&grpc,
 	&goRuntime,
@@ -147,6 +148,17 @@ func inFunc(function string, rule func(*gobin.Binary, *gobin.Func) (gobin.Site, 
 			return nil, err
 		}
 		return one(rule(b, f))
+	}
+}
+
+// inBody applies a rule with several sites to a function by its name.
+func inBody(function string, rule func(*gobin.Binary, *gobin.Func) ([]gobin.Site, error)) siteFinder {
+	return func(b *gobin.Binary) ([]gobin.Site, error) {
+		f, err := b.Func(function)
+		if err != nil {
+			return nil, err
+		}
+		return rule(b, f)
 	}
 }
 

@@ -63,6 +63,7 @@ var netHTTP = library{
 			UrlPath:             l.offset("net/url.URL", "Path"),
 			UrlRawPath:          l.offset("net/url.URL", "RawPath"),
 		}
+		layout.ConnRwc = l.optional(conn, "rwc")
 		layout.RequestPattern = patternOffset(l)
 		layout.RequestSize = requestSize(l, layout)
 		layout.ResponseSize = l.upTo(scratchSize, layout.ResponseReq, layout.ResponseStatus,
@@ -96,7 +97,7 @@ func patternOffset(l *layouts) uint32 {
 
 // requestSize is how much of a request is read.
 func requestSize(l *layouts, layout *bpf.AgentNethttpLayout) uint32 {
-	return l.upTo(scratchSize, layout.RequestMethod, layout.RequestHeader,
+	return l.upTo(scratchSize, layout.RequestMethod, layout.RequestUrl, layout.RequestHeader,
 		layout.RequestHost, layout.RequestUri, layout.RequestRemoteAddr, layout.RequestTls,
 		layout.RequestProtoMajor, layout.RequestProtoMinor, layout.RequestCtx, layout.RequestPattern)
 }
@@ -305,28 +306,43 @@ var seriesMethods = [bpf.AgentHttpMethodHTTP_METHODS]string{
 	"_OTHER", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "QUERY",
 }
 
-// httpServerSeries takes HTTP_DETAIL of bpf/nethttp.bpf.c apart.
+// httpDetail is HTTP_DETAIL of bpf/nethttp.h.
+type httpDetail uint64
+
+func (h httpDetail) status() int { return int(h & 0xffff) }
+
+func (h httpDetail) method() string {
+	if m := int(h >> 16 & 0xff); m < len(seriesMethods) {
+		return seriesMethods[m]
+	}
+	return "_OTHER"
+}
+
+func (h httpDetail) protocol() string { return protoVersion(uint8(h>>24), uint8(h>>32)) }
+
+func (h httpDetail) scheme() string {
+	if h>>40&0xff != 0 {
+		return "https"
+	}
+	return "http"
+}
+
+func (h httpDetail) flags() bpf.AgentSpanFlags { return bpf.AgentSpanFlags(h >> 48 & 0xff) }
+
+// httpServerSeries names the attributes of a series.
 func httpServerSeries(d *decoding, key *bpf.AgentSeriesKey, s *bpf.AgentSeries) []attribute.KeyValue {
-	detail := key.Detail[0]
-	method := "_OTHER"
-	if m := int(detail >> 16 & 0xff); m < len(seriesMethods) {
-		method = seriesMethods[m]
-	}
-	scheme := "http"
-	if detail>>40&0xff != 0 {
-		scheme = "https"
-	}
+	detail := httpDetail(key.Detail[0])
 	attrs := []attribute.KeyValue{
-		attribute.String("http.request.method", method), attribute.String("url.scheme", scheme),
+		attribute.String("http.request.method", detail.method()), attribute.String("url.scheme", detail.scheme()),
 	}
 	pattern, _ := textOf(s)
 	if route := routeOf(pattern); route != "" {
 		attrs = append(attrs, attribute.String("http.route", route))
 	}
-	if v := protoVersion(uint8(detail>>24), uint8(detail>>32)); v != "" {
+	if v := detail.protocol(); v != "" {
 		attrs = append(attrs, attribute.String("network.protocol.version", v))
 	}
-	status, errorType := d.httpOutcome(int(detail&0xffff), bpf.AgentSpanFlags(detail>>48&0xff), key.ErrorType)
+	status, errorType := d.httpOutcome(detail.status(), detail.flags(), key.ErrorType)
 	if status != 0 {
 		attrs = append(attrs, attribute.Int("http.response.status_code", status))
 	}

@@ -32,6 +32,11 @@ type AfterOptions struct {
 	// Stepped allows the instruction right after the call, single-stepped, where
 	// no emulated one serves.
 	Stepped bool
+	// Joined allows the line to be joined by paths that come straight from another
+	// call: both have their results in the same registers there.
+	Joined bool
+	// After, if not nil, is a call before the wanted one: N counts from there.
+	After *Call
 }
 
 // body is a decoded function that sites are looked for in.
@@ -85,6 +90,27 @@ func (f *body) find(c Call) (int, error) {
 	return found[n], nil
 }
 
+// findAfter returns the index of a call, counted from another one in the order of the
+// code if after is not nil.
+func (f *body) findAfter(c Call, after *Call) (int, error) {
+	if after == nil {
+		return f.find(c)
+	}
+	first, err := f.find(*after)
+	if err != nil {
+		return 0, err
+	}
+	for n := 0; ; n++ {
+		i, err := f.find(Call{c.Callee, c.Indirect, n})
+		if err != nil {
+			return 0, err
+		}
+		if i > first {
+			return f.find(Call{c.Callee, c.Indirect, n + c.N})
+		}
+	}
+}
+
 // AfterCall returns an emulated instruction on the straight line after a
 // call: the conditional branch that ends the line, usually the one that tests
 // a result, else the first instruction that serves. It runs once for each
@@ -95,11 +121,11 @@ func (b *Binary) AfterCall(fn *Func, c Call, opt AfterOptions) (Site, error) {
 	if err != nil {
 		return Site{}, err
 	}
-	i, err := f.find(c)
+	i, err := f.findAfter(c, opt.After)
 	if err != nil {
 		return Site{}, err
 	}
-	end, why := f.lineAfter(i)
+	end, why := f.lineAfter(i, opt.Joined)
 	err = f.fail("%s: %s", c, why)
 	if end > i+1 && f.code[end-1].op == opJcc {
 		var s Site
@@ -119,26 +145,6 @@ func (b *Binary) AfterCall(fn *Func, c Call, opt AfterOptions) (Site, error) {
 		return f.siteAt(i+1, i, c, opt, "instruction after "+c.String())
 	}
 	return Site{}, err
-}
-
-// lineAfter returns the end (the index after the last instruction) of the
-// straight line that follows the call at i: it ends with the first branch,
-// call or return, or before other paths join, and why says which.
-func (f *body) lineAfter(i int) (end int, why string) {
-	for j := i + 1; j < len(f.code); j++ {
-		in := &f.code[j]
-		switch {
-		case f.targets[in.addr]:
-			return j, "other paths join before a branch"
-		case in.op == opJcc:
-			return j + 1, "the branch after it is not emulated"
-		case in.op == opCall || in.op == opCallInd:
-			return j + 1, "another call comes before a branch"
-		case in.ends():
-			return j + 1, "no branch comes after it"
-		}
-	}
-	return len(f.code), "no branch comes after it"
 }
 
 // siteAt makes a site at index j, on the straight line after the call at i.

@@ -165,34 +165,37 @@ func (s *contextSearch) embedded(f *structField, depth int) (ContextType, bool) 
 	return ContextType{}, false
 }
 
-// isContext reports whether a type has the methods of context.Context, by
-// name. Their signatures are not looked at: the linker drops those of methods
-// that are never called.
+// isContext reports whether a type has the methods of context.Context, by name.
 func (s *contextSearch) isContext(t *typeHeader) bool {
+	return s.b.hasMethods(s.v, t, contextMethods)
+}
+
+// hasMethods reports whether a type has all of these methods, which are sorted. Their
+// signatures are not looked at: the linker drops those of methods that are never called.
+func (b *Binary) hasMethods(v *view, t *typeHeader, want []string) bool {
 	addr, n, step := uint64(0), uint64(0), uint64(16)
 	if t.kind == reflect.Interface {
-		w, ok := s.v.words(t.addr+typeSize+8, 2)
+		w, ok := v.words(t.addr+typeSize+8, 2)
 		if !ok {
 			return false
 		}
 		addr, n, step = w[0], w[1], 8
 	} else {
-		u, ok := s.b.uncommonOf(s.v, t)
+		u, ok := b.uncommonOf(v, t)
 		if !ok {
 			return false
 		}
 		addr, n = u.addr+uint64(u.moff), uint64(u.mcount)
 	}
-	if n < uint64(len(contextMethods)) || n > 1<<16 {
+	if n < uint64(len(want)) || n > 1<<16 {
 		return false
 	}
-	want := contextMethods
 	for i := uint64(0); i < n && len(want) > 0; i++ {
-		off, ok := s.v.u32(addr + i*step)
+		off, ok := v.u32(addr + i*step)
 		if !ok {
 			return false
 		}
-		name, size, ok := readName(s.v, s.b.md.types+uint64(off), 16)
+		name, size, ok := readName(v, b.md.types+uint64(off), 32)
 		if !ok {
 			return false
 		}

@@ -128,11 +128,19 @@ var callHooks = []struct {
 	{"Conn.Exec: no connection", 0, 0, "database/sql.(*Conn).ExecContext", errorPath("database/sql.(*Conn).grabConn", 2), []int{2, 3}, false},
 	{"Stmt.Query: no connection", 0, 20, "database/sql.(*Stmt).QueryContext", errorPath("database/sql.(*Stmt).connStmt", 3), []int{3, 4}, false},
 	{"Stmt.Exec: no connection", 0, 20, "database/sql.(*Stmt).ExecContext", errorPath("database/sql.(*Stmt).connStmt", 3), []int{3, 4}, false},
+	{"roundTrip: a response", 0, 0, roundTrip, func(b *Binary, fn *Func) (Site, error) {
+		return b.AfterCall(fn, Call{Callee: "net/http.(*persistConn).roundTrip"}, AfterOptions{Results: []int{0, 1, 2}, InRegs: true, Joined: true})
+	}, []int{0, 1, 2}, true},
+	{"roundTrip: of another protocol", 0, 0, roundTrip, func(b *Binary, fn *Func) (Site, error) {
+		return b.AfterCall(fn, Call{Indirect: true}, AfterOptions{Results: []int{0, 1, 2}, InRegs: true, After: &Call{Callee: "net/http.(*Transport).alternateRoundTripper"}})
+	}, []int{0, 1, 2}, true},
 	{"ServeMux: pattern", 22, 0, "net/http.(*ServeMux).ServeHTTP", after(Call{Callee: "net/http.(*ServeMux).findHandler"}, 2, 3), []int{2, 3}, true},
 	{"ServeMux: pattern (old)", 0, 22, "net/http.(*ServeMux).ServeHTTP", func(b *Binary, fn *Func) (Site, error) {
 		return b.AfterCall(fn, Call{Callee: "net/http.(*ServeMux).Handler"}, AfterOptions{Results: []int{2, 3}, InRegs: true, Stepped: true})
 	}, []int{2, 3}, false},
 }
+
+const roundTrip = "net/http.(*Transport).roundTrip"
 
 func after(c Call, results ...int) func(*Binary, *Func) (Site, error) {
 	return func(b *Binary, fn *Func) (Site, error) {
