@@ -13,6 +13,25 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type AgentConnAddress struct {
+	_    structs.HostLayout
+	Ip   [2]uint64
+	Port uint32
+	Pad  uint32
+}
+
+type AgentConnAddresses struct {
+	_      structs.HostLayout
+	Local  AgentGoIface
+	Remote AgentGoIface
+}
+
+type AgentConnEnds struct {
+	_      structs.HostLayout
+	Local  AgentConnAddress
+	Remote AgentConnAddress
+}
+
 type AgentCounter uint32
 
 const (
@@ -45,6 +64,14 @@ type AgentDropRule struct {
 	Agent     [8]uint64
 	AgentMask [8]uint64
 }
+
+type AgentErrorText uint32
+
+const (
+	AgentErrorTextERROR_OTHER    AgentErrorText = 0
+	AgentErrorTextERROR_CANCELED AgentErrorText = 1
+	AgentErrorTextERROR_SKIP     AgentErrorText = 2
+)
 
 type AgentExecNotice struct {
 	_    structs.HostLayout
@@ -340,12 +367,110 @@ const (
 	AgentHttpTextHTTP_TEXTS         AgentHttpText = 8
 )
 
+type AgentHttpclientBody struct {
+	_           structs.HostLayout
+	Key         AgentSeriesKey
+	Peer        [2]uint64
+	PeerPort    uint16
+	Flags       uint8
+	ResendCount uint8
+	TextEnd     uint32
+	TextLen     [4]uint16
+}
+
+type AgentHttpclientEndSite uint32
+
+const (
+	AgentHttpclientEndSiteCLIENT_RESPONSE  AgentHttpclientEndSite = 0
+	AgentHttpclientEndSiteCLIENT_ALTERNATE AgentHttpclientEndSite = 1
+	AgentHttpclientEndSiteCLIENT_RETURN    AgentHttpclientEndSite = 2
+)
+
+type AgentHttpclientFlags uint32
+
+const (
+	AgentHttpclientFlagsCLIENT_HTTPS     AgentHttpclientFlags = 1
+	AgentHttpclientFlagsCLIENT_USER      AgentHttpclientFlags = 2
+	AgentHttpclientFlagsCLIENT_ENCODED   AgentHttpclientFlags = 4
+	AgentHttpclientFlagsCLIENT_OPAQUE    AgentHttpclientFlags = 8
+	AgentHttpclientFlagsCLIENT_HOST_ONLY AgentHttpclientFlags = 16
+)
+
+type AgentHttpclientKind uint32
+
+const (
+	AgentHttpclientKindRECORD_HTTP_CLIENT AgentHttpclientKind = 48
+)
+
+type AgentHttpclientLayout struct {
+	_                  structs.HostLayout
+	ErrorTextType      uint64
+	RequestSize        uint32
+	RequestMethod      uint32
+	RequestUrl         uint32
+	RequestHost        uint32
+	RequestCtx         uint32
+	RequestResponse    uint32
+	UrlSize            uint32
+	UrlScheme          uint32
+	UrlOpaque          uint32
+	UrlUser            uint32
+	UrlHost            uint32
+	UrlPath            uint32
+	UrlRawPath         uint32
+	UrlRawQuery        uint32
+	ResponseSize       uint32
+	ResponseStatus     uint32
+	ResponseProtoMajor uint32
+	ResponseProtoMinor uint32
+	ResponseRequest    uint32
+	Conn               uint32
+}
+
+type AgentHttpclientRecord struct {
+	_      structs.HostLayout
+	Header AgentRecordHeader
+	Body   AgentHttpclientBody
+}
+
+type AgentHttpclientText uint32
+
+const (
+	AgentHttpclientTextCLIENT_TEXT_HOST   AgentHttpclientText = 0
+	AgentHttpclientTextCLIENT_TEXT_PATH   AgentHttpclientText = 1
+	AgentHttpclientTextCLIENT_TEXT_QUERY  AgentHttpclientText = 2
+	AgentHttpclientTextCLIENT_TEXT_METHOD AgentHttpclientText = 3
+	AgentHttpclientTextCLIENT_TEXTS       AgentHttpclientText = 4
+)
+
 type AgentHttprouterSite uint32
 
 const (
 	AgentHttprouterSiteHTTPROUTER_SLICE   AgentHttprouterSite = 0
 	AgentHttprouterSiteHTTPROUTER_POINTER AgentHttprouterSite = 1
 )
+
+type AgentJoin struct {
+	_         structs.HostLayout
+	Ends      AgentConnEnds
+	Netns     uint64
+	Goroutine uint64
+	SpanId    uint64
+	Path      uint64
+	Host      uint64
+	Tgid      uint32
+	Stream    uint32
+	Shared    uint32
+	Pad       uint32
+}
+
+type AgentJoinRequest struct {
+	_      structs.HostLayout
+	Path   AgentGoString
+	Host   AgentGoString
+	Stream uint32
+	Pad    uint32
+}
 
 type AgentLineage struct {
 	_      structs.HostLayout
@@ -384,6 +509,7 @@ type AgentNethttpLayout struct {
 	RequestCtx          uint32
 	RequestProtoMajor   uint32
 	RequestProtoMinor   uint32
+	ConnRwc             uint32
 	RequestPattern      uint32
 	RequestUrl          uint32
 	UrlPath             uint32
@@ -392,6 +518,7 @@ type AgentNethttpLayout struct {
 	RouteOther          uint32
 	RouteMissing        uint32
 	RequestInline       uint32
+	Pad                 uint32
 }
 
 type AgentPanicked struct {
@@ -508,6 +635,8 @@ type AgentRuntimeLayout struct {
 	GroupElems      uint32
 	GroupElemStride uint32
 	GroupOverflow   uint32
+	NetfdAddresses  uint32
+	Pad             uint32
 	NoSpans         uint32
 }
 
@@ -554,6 +683,8 @@ type AgentSettings struct {
 	MaxSeries        uint32
 	DropRules        uint32
 	Pad              uint32
+	TaskNsproxy      uint32
+	NsproxyNet       uint32
 }
 
 type AgentSiteKey struct {
@@ -706,6 +837,14 @@ type AgentTableEntry struct {
 	Value   uint64
 }
 
+type AgentTcpAddr struct {
+	_     structs.HostLayout
+	Ip    uint64
+	IpLen uint64
+	IpCap uint64
+	Port  uint64
+}
+
 type AgentTypeInfo struct {
 	_      structs.HostLayout
 	Role   uint32
@@ -731,6 +870,13 @@ const (
 	AgentTypeRoleTYPE_ERROR_CODE_STRING AgentTypeRole = 5
 	AgentTypeRoleTYPE_ERROR_CODE_U16    AgentTypeRole = 6
 	AgentTypeRoleTYPE_ERROR_CODE_I32    AgentTypeRole = 7
+	AgentTypeRoleTYPE_ERROR_INTERFACE   AgentTypeRole = 8
+	AgentTypeRoleTYPE_ERROR_NUMBER      AgentTypeRole = 9
+	AgentTypeRoleTYPE_ERROR_TEXT        AgentTypeRole = 10
+	AgentTypeRoleTYPE_CONN_DESCRIPTOR   AgentTypeRole = 11
+	AgentTypeRoleTYPE_CONN_INTERFACE    AgentTypeRole = 12
+	AgentTypeRoleTYPE_CONN_POINTER      AgentTypeRole = 13
+	AgentTypeRoleTYPE_CONN_VALUE        AgentTypeRole = 14
 )
 
 type AgentUnwanted uint32
@@ -745,110 +891,130 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	AgentMapAgentSettings           = "agent_settings"
-	AgentMapAllSeries               = "all_series"
-	AgentMapContextTable            = "context_table"
-	AgentMapDropRules               = "drop_rules"
-	AgentMapExecs                   = "execs"
-	AgentMapGoroutineTable          = "goroutine_table"
-	AgentMapGoroutines              = "goroutines"
-	AgentMapGrpcLayouts             = "grpc_layouts"
-	AgentMapGrpcStreams             = "grpc_streams"
-	AgentMapLineages                = "lineages"
-	AgentMapLogRing                 = "log_ring"
-	AgentMapNethttpLayouts          = "nethttp_layouts"
-	AgentMapPanics                  = "panics"
-	AgentMapProcesses               = "processes"
-	AgentMapRing                    = "ring"
-	AgentMapRouterLayouts           = "router_layouts"
-	AgentMapRuntimeLayouts          = "runtime_layouts"
-	AgentMapSites                   = "sites"
-	AgentMapSqlLayouts              = "sql_layouts"
-	AgentMapStderrLayouts           = "stderr_layouts"
-	AgentMapTypes                   = "types"
-	AgentMapWithoutLogs             = "without_logs"
-	AgentProgGrpcClientBegin        = "grpc_client_begin"
-	AgentProgGrpcClientEnd          = "grpc_client_end"
-	AgentProgGrpcServerBegin        = "grpc_server_begin"
-	AgentProgGrpcServerEnd          = "grpc_server_end"
-	AgentProgGrpcStreamOpened       = "grpc_stream_opened"
-	AgentProgNethttpRoute           = "nethttp_route"
-	AgentProgNethttpServerBegin     = "nethttp_server_begin"
-	AgentProgNethttpServerEnd       = "nethttp_server_end"
-	AgentProgProcessExec            = "process_exec"
-	AgentProgRouterHttprouter       = "router_httprouter"
-	AgentProgRouterRoute            = "router_route"
-	AgentProgRuntimeNewproc         = "runtime_newproc"
-	AgentProgSqlBegin               = "sql_begin"
-	AgentProgSqlEnd                 = "sql_end"
-	AgentProgStderrWrite            = "stderr_write"
-	AgentVarReferToCounter          = "refer_to_counter"
-	AgentVarReferToDropRule         = "refer_to_drop_rule"
-	AgentVarReferToExecNotice       = "refer_to_exec_notice"
-	AgentVarReferToFoldClass        = "refer_to_fold_class"
-	AgentVarReferToFoldState        = "refer_to_fold_state"
-	AgentVarReferToFrame            = "refer_to_frame"
-	AgentVarReferToGoIface          = "refer_to_go_iface"
-	AgentVarReferToGoString         = "refer_to_go_string"
-	AgentVarReferToGoroutine        = "refer_to_goroutine"
-	AgentVarReferToGoroutineKey     = "refer_to_goroutine_key"
-	AgentVarReferToGrpcBody         = "refer_to_grpc_body"
-	AgentVarReferToGrpcEndSite      = "refer_to_grpc_end_site"
-	AgentVarReferToGrpcKind         = "refer_to_grpc_kind"
-	AgentVarReferToGrpcLayout       = "refer_to_grpc_layout"
-	AgentVarReferToGrpcRecord       = "refer_to_grpc_record"
-	AgentVarReferToGrpcStream       = "refer_to_grpc_stream"
-	AgentVarReferToGrpcStreamKey    = "refer_to_grpc_stream_key"
-	AgentVarReferToGrpcWork         = "refer_to_grpc_work"
-	AgentVarReferToHeader           = "refer_to_header"
-	AgentVarReferToHeaderValues     = "refer_to_header_values"
-	AgentVarReferToHistogram        = "refer_to_histogram"
-	AgentVarReferToHttpBeginSite    = "refer_to_http_begin_site"
-	AgentVarReferToHttpEndSite      = "refer_to_http_end_site"
-	AgentVarReferToHttpMethod       = "refer_to_http_method"
-	AgentVarReferToHttpServer       = "refer_to_http_server"
-	AgentVarReferToHttpServerRecord = "refer_to_http_server_record"
-	AgentVarReferToHttpText         = "refer_to_http_text"
-	AgentVarReferToHttprouterSite   = "refer_to_httprouter_site"
-	AgentVarReferToLineage          = "refer_to_lineage"
-	AgentVarReferToMapHeader        = "refer_to_map_header"
-	AgentVarReferToNethttpKind      = "refer_to_nethttp_kind"
-	AgentVarReferToNethttpLayout    = "refer_to_nethttp_layout"
-	AgentVarReferToPanicked         = "refer_to_panicked"
-	AgentVarReferToProcess          = "refer_to_process"
-	AgentVarReferToRecordHeader     = "refer_to_record_header"
-	AgentVarReferToRecordKind       = "refer_to_record_kind"
-	AgentVarReferToRemoteLimited    = "refer_to_remote_limited"
-	AgentVarReferToRouterFields     = "refer_to_router_fields"
-	AgentVarReferToRouterLayout     = "refer_to_router_layout"
-	AgentVarReferToRouterMatch      = "refer_to_router_match"
-	AgentVarReferToRouterSite       = "refer_to_router_site"
-	AgentVarReferToRuntimeLayout    = "refer_to_runtime_layout"
-	AgentVarReferToSampler          = "refer_to_sampler"
-	AgentVarReferToSeries           = "refer_to_series"
-	AgentVarReferToSeriesKey        = "refer_to_series_key"
-	AgentVarReferToSettings         = "refer_to_settings"
-	AgentVarReferToSiteKey          = "refer_to_site_key"
-	AgentVarReferToSpanFlags        = "refer_to_span_flags"
-	AgentVarReferToSqlBody          = "refer_to_sql_body"
-	AgentVarReferToSqlEndSite       = "refer_to_sql_end_site"
-	AgentVarReferToSqlHandle        = "refer_to_sql_handle"
-	AgentVarReferToSqlKind          = "refer_to_sql_kind"
-	AgentVarReferToSqlLayout        = "refer_to_sql_layout"
-	AgentVarReferToSqlRecord        = "refer_to_sql_record"
-	AgentVarReferToStashed          = "refer_to_stashed"
-	AgentVarReferToStderrKind       = "refer_to_stderr_kind"
-	AgentVarReferToStderrLayout     = "refer_to_stderr_layout"
-	AgentVarReferToStderrRecord     = "refer_to_stderr_record"
-	AgentVarReferToStderrSite       = "refer_to_stderr_site"
-	AgentVarReferToTableBucket      = "refer_to_table_bucket"
-	AgentVarReferToTableEntry       = "refer_to_table_entry"
-	AgentVarReferToTypeInfo         = "refer_to_type_info"
-	AgentVarReferToTypeKey          = "refer_to_type_key"
-	AgentVarReferToTypeRole         = "refer_to_type_role"
-	AgentVarReferToUnwanted         = "refer_to_unwanted"
-	AgentVarTableBuckets            = "table_buckets"
-	AgentVarWithoutCookies          = "without_cookies"
+	AgentMapAgentSettings            = "agent_settings"
+	AgentMapAllSeries                = "all_series"
+	AgentMapContextTable             = "context_table"
+	AgentMapDropRules                = "drop_rules"
+	AgentMapExecs                    = "execs"
+	AgentMapGoroutineTable           = "goroutine_table"
+	AgentMapGoroutines               = "goroutines"
+	AgentMapGrpcLayouts              = "grpc_layouts"
+	AgentMapGrpcStreams              = "grpc_streams"
+	AgentMapHttpclientLayouts        = "httpclient_layouts"
+	AgentMapJoins                    = "joins"
+	AgentMapLineages                 = "lineages"
+	AgentMapLogRing                  = "log_ring"
+	AgentMapNethttpLayouts           = "nethttp_layouts"
+	AgentMapPanics                   = "panics"
+	AgentMapProcesses                = "processes"
+	AgentMapRing                     = "ring"
+	AgentMapRouterLayouts            = "router_layouts"
+	AgentMapRuntimeLayouts           = "runtime_layouts"
+	AgentMapSites                    = "sites"
+	AgentMapSqlLayouts               = "sql_layouts"
+	AgentMapStderrLayouts            = "stderr_layouts"
+	AgentMapTypes                    = "types"
+	AgentMapWithoutLogs              = "without_logs"
+	AgentProgGrpcClientBegin         = "grpc_client_begin"
+	AgentProgGrpcClientEnd           = "grpc_client_end"
+	AgentProgGrpcServerBegin         = "grpc_server_begin"
+	AgentProgGrpcServerEnd           = "grpc_server_end"
+	AgentProgGrpcStreamOpened        = "grpc_stream_opened"
+	AgentProgHttpclientBegin         = "httpclient_begin"
+	AgentProgHttpclientConnect       = "httpclient_connect"
+	AgentProgHttpclientEnd           = "httpclient_end"
+	AgentProgNethttpRoute            = "nethttp_route"
+	AgentProgNethttpServerBegin      = "nethttp_server_begin"
+	AgentProgNethttpServerEnd        = "nethttp_server_end"
+	AgentProgProcessExec             = "process_exec"
+	AgentProgRouterHttprouter        = "router_httprouter"
+	AgentProgRouterRoute             = "router_route"
+	AgentProgRuntimeNewproc          = "runtime_newproc"
+	AgentProgSqlBegin                = "sql_begin"
+	AgentProgSqlEnd                  = "sql_end"
+	AgentProgStderrWrite             = "stderr_write"
+	AgentVarJoinsUsed                = "joins_used"
+	AgentVarReferToConnAddress       = "refer_to_conn_address"
+	AgentVarReferToConnAddresses     = "refer_to_conn_addresses"
+	AgentVarReferToConnEnds          = "refer_to_conn_ends"
+	AgentVarReferToCounter           = "refer_to_counter"
+	AgentVarReferToDropRule          = "refer_to_drop_rule"
+	AgentVarReferToErrorText         = "refer_to_error_text"
+	AgentVarReferToExecNotice        = "refer_to_exec_notice"
+	AgentVarReferToFoldClass         = "refer_to_fold_class"
+	AgentVarReferToFoldState         = "refer_to_fold_state"
+	AgentVarReferToFrame             = "refer_to_frame"
+	AgentVarReferToGoIface           = "refer_to_go_iface"
+	AgentVarReferToGoString          = "refer_to_go_string"
+	AgentVarReferToGoroutine         = "refer_to_goroutine"
+	AgentVarReferToGoroutineKey      = "refer_to_goroutine_key"
+	AgentVarReferToGrpcBody          = "refer_to_grpc_body"
+	AgentVarReferToGrpcEndSite       = "refer_to_grpc_end_site"
+	AgentVarReferToGrpcKind          = "refer_to_grpc_kind"
+	AgentVarReferToGrpcLayout        = "refer_to_grpc_layout"
+	AgentVarReferToGrpcRecord        = "refer_to_grpc_record"
+	AgentVarReferToGrpcStream        = "refer_to_grpc_stream"
+	AgentVarReferToGrpcStreamKey     = "refer_to_grpc_stream_key"
+	AgentVarReferToGrpcWork          = "refer_to_grpc_work"
+	AgentVarReferToHeader            = "refer_to_header"
+	AgentVarReferToHeaderValues      = "refer_to_header_values"
+	AgentVarReferToHistogram         = "refer_to_histogram"
+	AgentVarReferToHttpBeginSite     = "refer_to_http_begin_site"
+	AgentVarReferToHttpEndSite       = "refer_to_http_end_site"
+	AgentVarReferToHttpMethod        = "refer_to_http_method"
+	AgentVarReferToHttpServer        = "refer_to_http_server"
+	AgentVarReferToHttpServerRecord  = "refer_to_http_server_record"
+	AgentVarReferToHttpText          = "refer_to_http_text"
+	AgentVarReferToHttpclientBody    = "refer_to_httpclient_body"
+	AgentVarReferToHttpclientEndSite = "refer_to_httpclient_end_site"
+	AgentVarReferToHttpclientFlags   = "refer_to_httpclient_flags"
+	AgentVarReferToHttpclientKind    = "refer_to_httpclient_kind"
+	AgentVarReferToHttpclientLayout  = "refer_to_httpclient_layout"
+	AgentVarReferToHttpclientRecord  = "refer_to_httpclient_record"
+	AgentVarReferToHttpclientText    = "refer_to_httpclient_text"
+	AgentVarReferToHttprouterSite    = "refer_to_httprouter_site"
+	AgentVarReferToJoin              = "refer_to_join"
+	AgentVarReferToJoinRequest       = "refer_to_join_request"
+	AgentVarReferToLineage           = "refer_to_lineage"
+	AgentVarReferToMapHeader         = "refer_to_map_header"
+	AgentVarReferToNethttpKind       = "refer_to_nethttp_kind"
+	AgentVarReferToNethttpLayout     = "refer_to_nethttp_layout"
+	AgentVarReferToPanicked          = "refer_to_panicked"
+	AgentVarReferToProcess           = "refer_to_process"
+	AgentVarReferToRecordHeader      = "refer_to_record_header"
+	AgentVarReferToRecordKind        = "refer_to_record_kind"
+	AgentVarReferToRemoteLimited     = "refer_to_remote_limited"
+	AgentVarReferToRouterFields      = "refer_to_router_fields"
+	AgentVarReferToRouterLayout      = "refer_to_router_layout"
+	AgentVarReferToRouterMatch       = "refer_to_router_match"
+	AgentVarReferToRouterSite        = "refer_to_router_site"
+	AgentVarReferToRuntimeLayout     = "refer_to_runtime_layout"
+	AgentVarReferToSampler           = "refer_to_sampler"
+	AgentVarReferToSeries            = "refer_to_series"
+	AgentVarReferToSeriesKey         = "refer_to_series_key"
+	AgentVarReferToSettings          = "refer_to_settings"
+	AgentVarReferToSiteKey           = "refer_to_site_key"
+	AgentVarReferToSpanFlags         = "refer_to_span_flags"
+	AgentVarReferToSqlBody           = "refer_to_sql_body"
+	AgentVarReferToSqlEndSite        = "refer_to_sql_end_site"
+	AgentVarReferToSqlHandle         = "refer_to_sql_handle"
+	AgentVarReferToSqlKind           = "refer_to_sql_kind"
+	AgentVarReferToSqlLayout         = "refer_to_sql_layout"
+	AgentVarReferToSqlRecord         = "refer_to_sql_record"
+	AgentVarReferToStashed           = "refer_to_stashed"
+	AgentVarReferToStderrKind        = "refer_to_stderr_kind"
+	AgentVarReferToStderrLayout      = "refer_to_stderr_layout"
+	AgentVarReferToStderrRecord      = "refer_to_stderr_record"
+	AgentVarReferToStderrSite        = "refer_to_stderr_site"
+	AgentVarReferToTableBucket       = "refer_to_table_bucket"
+	AgentVarReferToTableEntry        = "refer_to_table_entry"
+	AgentVarReferToTcpAddr           = "refer_to_tcp_addr"
+	AgentVarReferToTypeInfo          = "refer_to_type_info"
+	AgentVarReferToTypeKey           = "refer_to_type_key"
+	AgentVarReferToTypeRole          = "refer_to_type_role"
+	AgentVarReferToUnwanted          = "refer_to_unwanted"
+	AgentVarTableBuckets             = "table_buckets"
+	AgentVarWithoutCookies           = "without_cookies"
 )
 
 // LoadAgent returns the embedded CollectionSpec for Agent.
@@ -898,6 +1064,9 @@ type AgentProgramSpecs struct {
 	GrpcServerBegin    *ebpf.ProgramSpec `ebpf:"grpc_server_begin"`
 	GrpcServerEnd      *ebpf.ProgramSpec `ebpf:"grpc_server_end"`
 	GrpcStreamOpened   *ebpf.ProgramSpec `ebpf:"grpc_stream_opened"`
+	HttpclientBegin    *ebpf.ProgramSpec `ebpf:"httpclient_begin"`
+	HttpclientConnect  *ebpf.ProgramSpec `ebpf:"httpclient_connect"`
+	HttpclientEnd      *ebpf.ProgramSpec `ebpf:"httpclient_end"`
 	NethttpRoute       *ebpf.ProgramSpec `ebpf:"nethttp_route"`
 	NethttpServerBegin *ebpf.ProgramSpec `ebpf:"nethttp_server_begin"`
 	NethttpServerEnd   *ebpf.ProgramSpec `ebpf:"nethttp_server_end"`
@@ -914,101 +1083,118 @@ type AgentProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type AgentMapSpecs struct {
-	AgentSettings  *ebpf.MapSpec `ebpf:"agent_settings"`
-	AllSeries      *ebpf.MapSpec `ebpf:"all_series"`
-	ContextTable   *ebpf.MapSpec `ebpf:"context_table"`
-	DropRules      *ebpf.MapSpec `ebpf:"drop_rules"`
-	Execs          *ebpf.MapSpec `ebpf:"execs"`
-	GoroutineTable *ebpf.MapSpec `ebpf:"goroutine_table"`
-	Goroutines     *ebpf.MapSpec `ebpf:"goroutines"`
-	GrpcLayouts    *ebpf.MapSpec `ebpf:"grpc_layouts"`
-	GrpcStreams    *ebpf.MapSpec `ebpf:"grpc_streams"`
-	Lineages       *ebpf.MapSpec `ebpf:"lineages"`
-	LogRing        *ebpf.MapSpec `ebpf:"log_ring"`
-	NethttpLayouts *ebpf.MapSpec `ebpf:"nethttp_layouts"`
-	Panics         *ebpf.MapSpec `ebpf:"panics"`
-	Processes      *ebpf.MapSpec `ebpf:"processes"`
-	Ring           *ebpf.MapSpec `ebpf:"ring"`
-	RouterLayouts  *ebpf.MapSpec `ebpf:"router_layouts"`
-	RuntimeLayouts *ebpf.MapSpec `ebpf:"runtime_layouts"`
-	Sites          *ebpf.MapSpec `ebpf:"sites"`
-	SqlLayouts     *ebpf.MapSpec `ebpf:"sql_layouts"`
-	StderrLayouts  *ebpf.MapSpec `ebpf:"stderr_layouts"`
-	Types          *ebpf.MapSpec `ebpf:"types"`
-	WithoutLogs    *ebpf.MapSpec `ebpf:"without_logs"`
+	AgentSettings     *ebpf.MapSpec `ebpf:"agent_settings"`
+	AllSeries         *ebpf.MapSpec `ebpf:"all_series"`
+	ContextTable      *ebpf.MapSpec `ebpf:"context_table"`
+	DropRules         *ebpf.MapSpec `ebpf:"drop_rules"`
+	Execs             *ebpf.MapSpec `ebpf:"execs"`
+	GoroutineTable    *ebpf.MapSpec `ebpf:"goroutine_table"`
+	Goroutines        *ebpf.MapSpec `ebpf:"goroutines"`
+	GrpcLayouts       *ebpf.MapSpec `ebpf:"grpc_layouts"`
+	GrpcStreams       *ebpf.MapSpec `ebpf:"grpc_streams"`
+	HttpclientLayouts *ebpf.MapSpec `ebpf:"httpclient_layouts"`
+	Joins             *ebpf.MapSpec `ebpf:"joins"`
+	Lineages          *ebpf.MapSpec `ebpf:"lineages"`
+	LogRing           *ebpf.MapSpec `ebpf:"log_ring"`
+	NethttpLayouts    *ebpf.MapSpec `ebpf:"nethttp_layouts"`
+	Panics            *ebpf.MapSpec `ebpf:"panics"`
+	Processes         *ebpf.MapSpec `ebpf:"processes"`
+	Ring              *ebpf.MapSpec `ebpf:"ring"`
+	RouterLayouts     *ebpf.MapSpec `ebpf:"router_layouts"`
+	RuntimeLayouts    *ebpf.MapSpec `ebpf:"runtime_layouts"`
+	Sites             *ebpf.MapSpec `ebpf:"sites"`
+	SqlLayouts        *ebpf.MapSpec `ebpf:"sql_layouts"`
+	StderrLayouts     *ebpf.MapSpec `ebpf:"stderr_layouts"`
+	Types             *ebpf.MapSpec `ebpf:"types"`
+	WithoutLogs       *ebpf.MapSpec `ebpf:"without_logs"`
 }
 
 // AgentVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type AgentVariableSpecs struct {
-	ReferToCounter          *ebpf.VariableSpec `ebpf:"refer_to_counter"`
-	ReferToDropRule         *ebpf.VariableSpec `ebpf:"refer_to_drop_rule"`
-	ReferToExecNotice       *ebpf.VariableSpec `ebpf:"refer_to_exec_notice"`
-	ReferToFoldClass        *ebpf.VariableSpec `ebpf:"refer_to_fold_class"`
-	ReferToFoldState        *ebpf.VariableSpec `ebpf:"refer_to_fold_state"`
-	ReferToFrame            *ebpf.VariableSpec `ebpf:"refer_to_frame"`
-	ReferToGoIface          *ebpf.VariableSpec `ebpf:"refer_to_go_iface"`
-	ReferToGoString         *ebpf.VariableSpec `ebpf:"refer_to_go_string"`
-	ReferToGoroutine        *ebpf.VariableSpec `ebpf:"refer_to_goroutine"`
-	ReferToGoroutineKey     *ebpf.VariableSpec `ebpf:"refer_to_goroutine_key"`
-	ReferToGrpcBody         *ebpf.VariableSpec `ebpf:"refer_to_grpc_body"`
-	ReferToGrpcEndSite      *ebpf.VariableSpec `ebpf:"refer_to_grpc_end_site"`
-	ReferToGrpcKind         *ebpf.VariableSpec `ebpf:"refer_to_grpc_kind"`
-	ReferToGrpcLayout       *ebpf.VariableSpec `ebpf:"refer_to_grpc_layout"`
-	ReferToGrpcRecord       *ebpf.VariableSpec `ebpf:"refer_to_grpc_record"`
-	ReferToGrpcStream       *ebpf.VariableSpec `ebpf:"refer_to_grpc_stream"`
-	ReferToGrpcStreamKey    *ebpf.VariableSpec `ebpf:"refer_to_grpc_stream_key"`
-	ReferToGrpcWork         *ebpf.VariableSpec `ebpf:"refer_to_grpc_work"`
-	ReferToHeader           *ebpf.VariableSpec `ebpf:"refer_to_header"`
-	ReferToHeaderValues     *ebpf.VariableSpec `ebpf:"refer_to_header_values"`
-	ReferToHistogram        *ebpf.VariableSpec `ebpf:"refer_to_histogram"`
-	ReferToHttpBeginSite    *ebpf.VariableSpec `ebpf:"refer_to_http_begin_site"`
-	ReferToHttpEndSite      *ebpf.VariableSpec `ebpf:"refer_to_http_end_site"`
-	ReferToHttpMethod       *ebpf.VariableSpec `ebpf:"refer_to_http_method"`
-	ReferToHttpServer       *ebpf.VariableSpec `ebpf:"refer_to_http_server"`
-	ReferToHttpServerRecord *ebpf.VariableSpec `ebpf:"refer_to_http_server_record"`
-	ReferToHttpText         *ebpf.VariableSpec `ebpf:"refer_to_http_text"`
-	ReferToHttprouterSite   *ebpf.VariableSpec `ebpf:"refer_to_httprouter_site"`
-	ReferToLineage          *ebpf.VariableSpec `ebpf:"refer_to_lineage"`
-	ReferToMapHeader        *ebpf.VariableSpec `ebpf:"refer_to_map_header"`
-	ReferToNethttpKind      *ebpf.VariableSpec `ebpf:"refer_to_nethttp_kind"`
-	ReferToNethttpLayout    *ebpf.VariableSpec `ebpf:"refer_to_nethttp_layout"`
-	ReferToPanicked         *ebpf.VariableSpec `ebpf:"refer_to_panicked"`
-	ReferToProcess          *ebpf.VariableSpec `ebpf:"refer_to_process"`
-	ReferToRecordHeader     *ebpf.VariableSpec `ebpf:"refer_to_record_header"`
-	ReferToRecordKind       *ebpf.VariableSpec `ebpf:"refer_to_record_kind"`
-	ReferToRemoteLimited    *ebpf.VariableSpec `ebpf:"refer_to_remote_limited"`
-	ReferToRouterFields     *ebpf.VariableSpec `ebpf:"refer_to_router_fields"`
-	ReferToRouterLayout     *ebpf.VariableSpec `ebpf:"refer_to_router_layout"`
-	ReferToRouterMatch      *ebpf.VariableSpec `ebpf:"refer_to_router_match"`
-	ReferToRouterSite       *ebpf.VariableSpec `ebpf:"refer_to_router_site"`
-	ReferToRuntimeLayout    *ebpf.VariableSpec `ebpf:"refer_to_runtime_layout"`
-	ReferToSampler          *ebpf.VariableSpec `ebpf:"refer_to_sampler"`
-	ReferToSeries           *ebpf.VariableSpec `ebpf:"refer_to_series"`
-	ReferToSeriesKey        *ebpf.VariableSpec `ebpf:"refer_to_series_key"`
-	ReferToSettings         *ebpf.VariableSpec `ebpf:"refer_to_settings"`
-	ReferToSiteKey          *ebpf.VariableSpec `ebpf:"refer_to_site_key"`
-	ReferToSpanFlags        *ebpf.VariableSpec `ebpf:"refer_to_span_flags"`
-	ReferToSqlBody          *ebpf.VariableSpec `ebpf:"refer_to_sql_body"`
-	ReferToSqlEndSite       *ebpf.VariableSpec `ebpf:"refer_to_sql_end_site"`
-	ReferToSqlHandle        *ebpf.VariableSpec `ebpf:"refer_to_sql_handle"`
-	ReferToSqlKind          *ebpf.VariableSpec `ebpf:"refer_to_sql_kind"`
-	ReferToSqlLayout        *ebpf.VariableSpec `ebpf:"refer_to_sql_layout"`
-	ReferToSqlRecord        *ebpf.VariableSpec `ebpf:"refer_to_sql_record"`
-	ReferToStashed          *ebpf.VariableSpec `ebpf:"refer_to_stashed"`
-	ReferToStderrKind       *ebpf.VariableSpec `ebpf:"refer_to_stderr_kind"`
-	ReferToStderrLayout     *ebpf.VariableSpec `ebpf:"refer_to_stderr_layout"`
-	ReferToStderrRecord     *ebpf.VariableSpec `ebpf:"refer_to_stderr_record"`
-	ReferToStderrSite       *ebpf.VariableSpec `ebpf:"refer_to_stderr_site"`
-	ReferToTableBucket      *ebpf.VariableSpec `ebpf:"refer_to_table_bucket"`
-	ReferToTableEntry       *ebpf.VariableSpec `ebpf:"refer_to_table_entry"`
-	ReferToTypeInfo         *ebpf.VariableSpec `ebpf:"refer_to_type_info"`
-	ReferToTypeKey          *ebpf.VariableSpec `ebpf:"refer_to_type_key"`
-	ReferToTypeRole         *ebpf.VariableSpec `ebpf:"refer_to_type_role"`
-	ReferToUnwanted         *ebpf.VariableSpec `ebpf:"refer_to_unwanted"`
-	TableBuckets            *ebpf.VariableSpec `ebpf:"table_buckets"`
-	WithoutCookies          *ebpf.VariableSpec `ebpf:"without_cookies"`
+	JoinsUsed                *ebpf.VariableSpec `ebpf:"joins_used"`
+	ReferToConnAddress       *ebpf.VariableSpec `ebpf:"refer_to_conn_address"`
+	ReferToConnAddresses     *ebpf.VariableSpec `ebpf:"refer_to_conn_addresses"`
+	ReferToConnEnds          *ebpf.VariableSpec `ebpf:"refer_to_conn_ends"`
+	ReferToCounter           *ebpf.VariableSpec `ebpf:"refer_to_counter"`
+	ReferToDropRule          *ebpf.VariableSpec `ebpf:"refer_to_drop_rule"`
+	ReferToErrorText         *ebpf.VariableSpec `ebpf:"refer_to_error_text"`
+	ReferToExecNotice        *ebpf.VariableSpec `ebpf:"refer_to_exec_notice"`
+	ReferToFoldClass         *ebpf.VariableSpec `ebpf:"refer_to_fold_class"`
+	ReferToFoldState         *ebpf.VariableSpec `ebpf:"refer_to_fold_state"`
+	ReferToFrame             *ebpf.VariableSpec `ebpf:"refer_to_frame"`
+	ReferToGoIface           *ebpf.VariableSpec `ebpf:"refer_to_go_iface"`
+	ReferToGoString          *ebpf.VariableSpec `ebpf:"refer_to_go_string"`
+	ReferToGoroutine         *ebpf.VariableSpec `ebpf:"refer_to_goroutine"`
+	ReferToGoroutineKey      *ebpf.VariableSpec `ebpf:"refer_to_goroutine_key"`
+	ReferToGrpcBody          *ebpf.VariableSpec `ebpf:"refer_to_grpc_body"`
+	ReferToGrpcEndSite       *ebpf.VariableSpec `ebpf:"refer_to_grpc_end_site"`
+	ReferToGrpcKind          *ebpf.VariableSpec `ebpf:"refer_to_grpc_kind"`
+	ReferToGrpcLayout        *ebpf.VariableSpec `ebpf:"refer_to_grpc_layout"`
+	ReferToGrpcRecord        *ebpf.VariableSpec `ebpf:"refer_to_grpc_record"`
+	ReferToGrpcStream        *ebpf.VariableSpec `ebpf:"refer_to_grpc_stream"`
+	ReferToGrpcStreamKey     *ebpf.VariableSpec `ebpf:"refer_to_grpc_stream_key"`
+	ReferToGrpcWork          *ebpf.VariableSpec `ebpf:"refer_to_grpc_work"`
+	ReferToHeader            *ebpf.VariableSpec `ebpf:"refer_to_header"`
+	ReferToHeaderValues      *ebpf.VariableSpec `ebpf:"refer_to_header_values"`
+	ReferToHistogram         *ebpf.VariableSpec `ebpf:"refer_to_histogram"`
+	ReferToHttpBeginSite     *ebpf.VariableSpec `ebpf:"refer_to_http_begin_site"`
+	ReferToHttpEndSite       *ebpf.VariableSpec `ebpf:"refer_to_http_end_site"`
+	ReferToHttpMethod        *ebpf.VariableSpec `ebpf:"refer_to_http_method"`
+	ReferToHttpServer        *ebpf.VariableSpec `ebpf:"refer_to_http_server"`
+	ReferToHttpServerRecord  *ebpf.VariableSpec `ebpf:"refer_to_http_server_record"`
+	ReferToHttpText          *ebpf.VariableSpec `ebpf:"refer_to_http_text"`
+	ReferToHttpclientBody    *ebpf.VariableSpec `ebpf:"refer_to_httpclient_body"`
+	ReferToHttpclientEndSite *ebpf.VariableSpec `ebpf:"refer_to_httpclient_end_site"`
+	ReferToHttpclientFlags   *ebpf.VariableSpec `ebpf:"refer_to_httpclient_flags"`
+	ReferToHttpclientKind    *ebpf.VariableSpec `ebpf:"refer_to_httpclient_kind"`
+	ReferToHttpclientLayout  *ebpf.VariableSpec `ebpf:"refer_to_httpclient_layout"`
+	ReferToHttpclientRecord  *ebpf.VariableSpec `ebpf:"refer_to_httpclient_record"`
+	ReferToHttpclientText    *ebpf.VariableSpec `ebpf:"refer_to_httpclient_text"`
+	ReferToHttprouterSite    *ebpf.VariableSpec `ebpf:"refer_to_httprouter_site"`
+	ReferToJoin              *ebpf.VariableSpec `ebpf:"refer_to_join"`
+	ReferToJoinRequest       *ebpf.VariableSpec `ebpf:"refer_to_join_request"`
+	ReferToLineage           *ebpf.VariableSpec `ebpf:"refer_to_lineage"`
+	ReferToMapHeader         *ebpf.VariableSpec `ebpf:"refer_to_map_header"`
+	ReferToNethttpKind       *ebpf.VariableSpec `ebpf:"refer_to_nethttp_kind"`
+	ReferToNethttpLayout     *ebpf.VariableSpec `ebpf:"refer_to_nethttp_layout"`
+	ReferToPanicked          *ebpf.VariableSpec `ebpf:"refer_to_panicked"`
+	ReferToProcess           *ebpf.VariableSpec `ebpf:"refer_to_process"`
+	ReferToRecordHeader      *ebpf.VariableSpec `ebpf:"refer_to_record_header"`
+	ReferToRecordKind        *ebpf.VariableSpec `ebpf:"refer_to_record_kind"`
+	ReferToRemoteLimited     *ebpf.VariableSpec `ebpf:"refer_to_remote_limited"`
+	ReferToRouterFields      *ebpf.VariableSpec `ebpf:"refer_to_router_fields"`
+	ReferToRouterLayout      *ebpf.VariableSpec `ebpf:"refer_to_router_layout"`
+	ReferToRouterMatch       *ebpf.VariableSpec `ebpf:"refer_to_router_match"`
+	ReferToRouterSite        *ebpf.VariableSpec `ebpf:"refer_to_router_site"`
+	ReferToRuntimeLayout     *ebpf.VariableSpec `ebpf:"refer_to_runtime_layout"`
+	ReferToSampler           *ebpf.VariableSpec `ebpf:"refer_to_sampler"`
+	ReferToSeries            *ebpf.VariableSpec `ebpf:"refer_to_series"`
+	ReferToSeriesKey         *ebpf.VariableSpec `ebpf:"refer_to_series_key"`
+	ReferToSettings          *ebpf.VariableSpec `ebpf:"refer_to_settings"`
+	ReferToSiteKey           *ebpf.VariableSpec `ebpf:"refer_to_site_key"`
+	ReferToSpanFlags         *ebpf.VariableSpec `ebpf:"refer_to_span_flags"`
+	ReferToSqlBody           *ebpf.VariableSpec `ebpf:"refer_to_sql_body"`
+	ReferToSqlEndSite        *ebpf.VariableSpec `ebpf:"refer_to_sql_end_site"`
+	ReferToSqlHandle         *ebpf.VariableSpec `ebpf:"refer_to_sql_handle"`
+	ReferToSqlKind           *ebpf.VariableSpec `ebpf:"refer_to_sql_kind"`
+	ReferToSqlLayout         *ebpf.VariableSpec `ebpf:"refer_to_sql_layout"`
+	ReferToSqlRecord         *ebpf.VariableSpec `ebpf:"refer_to_sql_record"`
+	ReferToStashed           *ebpf.VariableSpec `ebpf:"refer_to_stashed"`
+	ReferToStderrKind        *ebpf.VariableSpec `ebpf:"refer_to_stderr_kind"`
+	ReferToStderrLayout      *ebpf.VariableSpec `ebpf:"refer_to_stderr_layout"`
+	ReferToStderrRecord      *ebpf.VariableSpec `ebpf:"refer_to_stderr_record"`
+	ReferToStderrSite        *ebpf.VariableSpec `ebpf:"refer_to_stderr_site"`
+	ReferToTableBucket       *ebpf.VariableSpec `ebpf:"refer_to_table_bucket"`
+	ReferToTableEntry        *ebpf.VariableSpec `ebpf:"refer_to_table_entry"`
+	ReferToTcpAddr           *ebpf.VariableSpec `ebpf:"refer_to_tcp_addr"`
+	ReferToTypeInfo          *ebpf.VariableSpec `ebpf:"refer_to_type_info"`
+	ReferToTypeKey           *ebpf.VariableSpec `ebpf:"refer_to_type_key"`
+	ReferToTypeRole          *ebpf.VariableSpec `ebpf:"refer_to_type_role"`
+	ReferToUnwanted          *ebpf.VariableSpec `ebpf:"refer_to_unwanted"`
+	TableBuckets             *ebpf.VariableSpec `ebpf:"table_buckets"`
+	WithoutCookies           *ebpf.VariableSpec `ebpf:"without_cookies"`
 }
 
 // AgentObjects contains all objects after they have been loaded into the kernel.
@@ -1031,28 +1217,30 @@ func (o *AgentObjects) Close() error {
 //
 // It can be passed to LoadAgentObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AgentMaps struct {
-	AgentSettings  *ebpf.Map `ebpf:"agent_settings"`
-	AllSeries      *ebpf.Map `ebpf:"all_series"`
-	ContextTable   *ebpf.Map `ebpf:"context_table"`
-	DropRules      *ebpf.Map `ebpf:"drop_rules"`
-	Execs          *ebpf.Map `ebpf:"execs"`
-	GoroutineTable *ebpf.Map `ebpf:"goroutine_table"`
-	Goroutines     *ebpf.Map `ebpf:"goroutines"`
-	GrpcLayouts    *ebpf.Map `ebpf:"grpc_layouts"`
-	GrpcStreams    *ebpf.Map `ebpf:"grpc_streams"`
-	Lineages       *ebpf.Map `ebpf:"lineages"`
-	LogRing        *ebpf.Map `ebpf:"log_ring"`
-	NethttpLayouts *ebpf.Map `ebpf:"nethttp_layouts"`
-	Panics         *ebpf.Map `ebpf:"panics"`
-	Processes      *ebpf.Map `ebpf:"processes"`
-	Ring           *ebpf.Map `ebpf:"ring"`
-	RouterLayouts  *ebpf.Map `ebpf:"router_layouts"`
-	RuntimeLayouts *ebpf.Map `ebpf:"runtime_layouts"`
-	Sites          *ebpf.Map `ebpf:"sites"`
-	SqlLayouts     *ebpf.Map `ebpf:"sql_layouts"`
-	StderrLayouts  *ebpf.Map `ebpf:"stderr_layouts"`
-	Types          *ebpf.Map `ebpf:"types"`
-	WithoutLogs    *ebpf.Map `ebpf:"without_logs"`
+	AgentSettings     *ebpf.Map `ebpf:"agent_settings"`
+	AllSeries         *ebpf.Map `ebpf:"all_series"`
+	ContextTable      *ebpf.Map `ebpf:"context_table"`
+	DropRules         *ebpf.Map `ebpf:"drop_rules"`
+	Execs             *ebpf.Map `ebpf:"execs"`
+	GoroutineTable    *ebpf.Map `ebpf:"goroutine_table"`
+	Goroutines        *ebpf.Map `ebpf:"goroutines"`
+	GrpcLayouts       *ebpf.Map `ebpf:"grpc_layouts"`
+	GrpcStreams       *ebpf.Map `ebpf:"grpc_streams"`
+	HttpclientLayouts *ebpf.Map `ebpf:"httpclient_layouts"`
+	Joins             *ebpf.Map `ebpf:"joins"`
+	Lineages          *ebpf.Map `ebpf:"lineages"`
+	LogRing           *ebpf.Map `ebpf:"log_ring"`
+	NethttpLayouts    *ebpf.Map `ebpf:"nethttp_layouts"`
+	Panics            *ebpf.Map `ebpf:"panics"`
+	Processes         *ebpf.Map `ebpf:"processes"`
+	Ring              *ebpf.Map `ebpf:"ring"`
+	RouterLayouts     *ebpf.Map `ebpf:"router_layouts"`
+	RuntimeLayouts    *ebpf.Map `ebpf:"runtime_layouts"`
+	Sites             *ebpf.Map `ebpf:"sites"`
+	SqlLayouts        *ebpf.Map `ebpf:"sql_layouts"`
+	StderrLayouts     *ebpf.Map `ebpf:"stderr_layouts"`
+	Types             *ebpf.Map `ebpf:"types"`
+	WithoutLogs       *ebpf.Map `ebpf:"without_logs"`
 }
 
 func (m *AgentMaps) Close() error {
@@ -1066,6 +1254,8 @@ func (m *AgentMaps) Close() error {
 		m.Goroutines,
 		m.GrpcLayouts,
 		m.GrpcStreams,
+		m.HttpclientLayouts,
+		m.Joins,
 		m.Lineages,
 		m.LogRing,
 		m.NethttpLayouts,
@@ -1086,73 +1276,88 @@ func (m *AgentMaps) Close() error {
 //
 // It can be passed to LoadAgentObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AgentVariables struct {
-	ReferToCounter          *ebpf.Variable `ebpf:"refer_to_counter"`
-	ReferToDropRule         *ebpf.Variable `ebpf:"refer_to_drop_rule"`
-	ReferToExecNotice       *ebpf.Variable `ebpf:"refer_to_exec_notice"`
-	ReferToFoldClass        *ebpf.Variable `ebpf:"refer_to_fold_class"`
-	ReferToFoldState        *ebpf.Variable `ebpf:"refer_to_fold_state"`
-	ReferToFrame            *ebpf.Variable `ebpf:"refer_to_frame"`
-	ReferToGoIface          *ebpf.Variable `ebpf:"refer_to_go_iface"`
-	ReferToGoString         *ebpf.Variable `ebpf:"refer_to_go_string"`
-	ReferToGoroutine        *ebpf.Variable `ebpf:"refer_to_goroutine"`
-	ReferToGoroutineKey     *ebpf.Variable `ebpf:"refer_to_goroutine_key"`
-	ReferToGrpcBody         *ebpf.Variable `ebpf:"refer_to_grpc_body"`
-	ReferToGrpcEndSite      *ebpf.Variable `ebpf:"refer_to_grpc_end_site"`
-	ReferToGrpcKind         *ebpf.Variable `ebpf:"refer_to_grpc_kind"`
-	ReferToGrpcLayout       *ebpf.Variable `ebpf:"refer_to_grpc_layout"`
-	ReferToGrpcRecord       *ebpf.Variable `ebpf:"refer_to_grpc_record"`
-	ReferToGrpcStream       *ebpf.Variable `ebpf:"refer_to_grpc_stream"`
-	ReferToGrpcStreamKey    *ebpf.Variable `ebpf:"refer_to_grpc_stream_key"`
-	ReferToGrpcWork         *ebpf.Variable `ebpf:"refer_to_grpc_work"`
-	ReferToHeader           *ebpf.Variable `ebpf:"refer_to_header"`
-	ReferToHeaderValues     *ebpf.Variable `ebpf:"refer_to_header_values"`
-	ReferToHistogram        *ebpf.Variable `ebpf:"refer_to_histogram"`
-	ReferToHttpBeginSite    *ebpf.Variable `ebpf:"refer_to_http_begin_site"`
-	ReferToHttpEndSite      *ebpf.Variable `ebpf:"refer_to_http_end_site"`
-	ReferToHttpMethod       *ebpf.Variable `ebpf:"refer_to_http_method"`
-	ReferToHttpServer       *ebpf.Variable `ebpf:"refer_to_http_server"`
-	ReferToHttpServerRecord *ebpf.Variable `ebpf:"refer_to_http_server_record"`
-	ReferToHttpText         *ebpf.Variable `ebpf:"refer_to_http_text"`
-	ReferToHttprouterSite   *ebpf.Variable `ebpf:"refer_to_httprouter_site"`
-	ReferToLineage          *ebpf.Variable `ebpf:"refer_to_lineage"`
-	ReferToMapHeader        *ebpf.Variable `ebpf:"refer_to_map_header"`
-	ReferToNethttpKind      *ebpf.Variable `ebpf:"refer_to_nethttp_kind"`
-	ReferToNethttpLayout    *ebpf.Variable `ebpf:"refer_to_nethttp_layout"`
-	ReferToPanicked         *ebpf.Variable `ebpf:"refer_to_panicked"`
-	ReferToProcess          *ebpf.Variable `ebpf:"refer_to_process"`
-	ReferToRecordHeader     *ebpf.Variable `ebpf:"refer_to_record_header"`
-	ReferToRecordKind       *ebpf.Variable `ebpf:"refer_to_record_kind"`
-	ReferToRemoteLimited    *ebpf.Variable `ebpf:"refer_to_remote_limited"`
-	ReferToRouterFields     *ebpf.Variable `ebpf:"refer_to_router_fields"`
-	ReferToRouterLayout     *ebpf.Variable `ebpf:"refer_to_router_layout"`
-	ReferToRouterMatch      *ebpf.Variable `ebpf:"refer_to_router_match"`
-	ReferToRouterSite       *ebpf.Variable `ebpf:"refer_to_router_site"`
-	ReferToRuntimeLayout    *ebpf.Variable `ebpf:"refer_to_runtime_layout"`
-	ReferToSampler          *ebpf.Variable `ebpf:"refer_to_sampler"`
-	ReferToSeries           *ebpf.Variable `ebpf:"refer_to_series"`
-	ReferToSeriesKey        *ebpf.Variable `ebpf:"refer_to_series_key"`
-	ReferToSettings         *ebpf.Variable `ebpf:"refer_to_settings"`
-	ReferToSiteKey          *ebpf.Variable `ebpf:"refer_to_site_key"`
-	ReferToSpanFlags        *ebpf.Variable `ebpf:"refer_to_span_flags"`
-	ReferToSqlBody          *ebpf.Variable `ebpf:"refer_to_sql_body"`
-	ReferToSqlEndSite       *ebpf.Variable `ebpf:"refer_to_sql_end_site"`
-	ReferToSqlHandle        *ebpf.Variable `ebpf:"refer_to_sql_handle"`
-	ReferToSqlKind          *ebpf.Variable `ebpf:"refer_to_sql_kind"`
-	ReferToSqlLayout        *ebpf.Variable `ebpf:"refer_to_sql_layout"`
-	ReferToSqlRecord        *ebpf.Variable `ebpf:"refer_to_sql_record"`
-	ReferToStashed          *ebpf.Variable `ebpf:"refer_to_stashed"`
-	ReferToStderrKind       *ebpf.Variable `ebpf:"refer_to_stderr_kind"`
-	ReferToStderrLayout     *ebpf.Variable `ebpf:"refer_to_stderr_layout"`
-	ReferToStderrRecord     *ebpf.Variable `ebpf:"refer_to_stderr_record"`
-	ReferToStderrSite       *ebpf.Variable `ebpf:"refer_to_stderr_site"`
-	ReferToTableBucket      *ebpf.Variable `ebpf:"refer_to_table_bucket"`
-	ReferToTableEntry       *ebpf.Variable `ebpf:"refer_to_table_entry"`
-	ReferToTypeInfo         *ebpf.Variable `ebpf:"refer_to_type_info"`
-	ReferToTypeKey          *ebpf.Variable `ebpf:"refer_to_type_key"`
-	ReferToTypeRole         *ebpf.Variable `ebpf:"refer_to_type_role"`
-	ReferToUnwanted         *ebpf.Variable `ebpf:"refer_to_unwanted"`
-	TableBuckets            *ebpf.Variable `ebpf:"table_buckets"`
-	WithoutCookies          *ebpf.Variable `ebpf:"without_cookies"`
+	JoinsUsed                *ebpf.Variable `ebpf:"joins_used"`
+	ReferToConnAddress       *ebpf.Variable `ebpf:"refer_to_conn_address"`
+	ReferToConnAddresses     *ebpf.Variable `ebpf:"refer_to_conn_addresses"`
+	ReferToConnEnds          *ebpf.Variable `ebpf:"refer_to_conn_ends"`
+	ReferToCounter           *ebpf.Variable `ebpf:"refer_to_counter"`
+	ReferToDropRule          *ebpf.Variable `ebpf:"refer_to_drop_rule"`
+	ReferToErrorText         *ebpf.Variable `ebpf:"refer_to_error_text"`
+	ReferToExecNotice        *ebpf.Variable `ebpf:"refer_to_exec_notice"`
+	ReferToFoldClass         *ebpf.Variable `ebpf:"refer_to_fold_class"`
+	ReferToFoldState         *ebpf.Variable `ebpf:"refer_to_fold_state"`
+	ReferToFrame             *ebpf.Variable `ebpf:"refer_to_frame"`
+	ReferToGoIface           *ebpf.Variable `ebpf:"refer_to_go_iface"`
+	ReferToGoString          *ebpf.Variable `ebpf:"refer_to_go_string"`
+	ReferToGoroutine         *ebpf.Variable `ebpf:"refer_to_goroutine"`
+	ReferToGoroutineKey      *ebpf.Variable `ebpf:"refer_to_goroutine_key"`
+	ReferToGrpcBody          *ebpf.Variable `ebpf:"refer_to_grpc_body"`
+	ReferToGrpcEndSite       *ebpf.Variable `ebpf:"refer_to_grpc_end_site"`
+	ReferToGrpcKind          *ebpf.Variable `ebpf:"refer_to_grpc_kind"`
+	ReferToGrpcLayout        *ebpf.Variable `ebpf:"refer_to_grpc_layout"`
+	ReferToGrpcRecord        *ebpf.Variable `ebpf:"refer_to_grpc_record"`
+	ReferToGrpcStream        *ebpf.Variable `ebpf:"refer_to_grpc_stream"`
+	ReferToGrpcStreamKey     *ebpf.Variable `ebpf:"refer_to_grpc_stream_key"`
+	ReferToGrpcWork          *ebpf.Variable `ebpf:"refer_to_grpc_work"`
+	ReferToHeader            *ebpf.Variable `ebpf:"refer_to_header"`
+	ReferToHeaderValues      *ebpf.Variable `ebpf:"refer_to_header_values"`
+	ReferToHistogram         *ebpf.Variable `ebpf:"refer_to_histogram"`
+	ReferToHttpBeginSite     *ebpf.Variable `ebpf:"refer_to_http_begin_site"`
+	ReferToHttpEndSite       *ebpf.Variable `ebpf:"refer_to_http_end_site"`
+	ReferToHttpMethod        *ebpf.Variable `ebpf:"refer_to_http_method"`
+	ReferToHttpServer        *ebpf.Variable `ebpf:"refer_to_http_server"`
+	ReferToHttpServerRecord  *ebpf.Variable `ebpf:"refer_to_http_server_record"`
+	ReferToHttpText          *ebpf.Variable `ebpf:"refer_to_http_text"`
+	ReferToHttpclientBody    *ebpf.Variable `ebpf:"refer_to_httpclient_body"`
+	ReferToHttpclientEndSite *ebpf.Variable `ebpf:"refer_to_httpclient_end_site"`
+	ReferToHttpclientFlags   *ebpf.Variable `ebpf:"refer_to_httpclient_flags"`
+	ReferToHttpclientKind    *ebpf.Variable `ebpf:"refer_to_httpclient_kind"`
+	ReferToHttpclientLayout  *ebpf.Variable `ebpf:"refer_to_httpclient_layout"`
+	ReferToHttpclientRecord  *ebpf.Variable `ebpf:"refer_to_httpclient_record"`
+	ReferToHttpclientText    *ebpf.Variable `ebpf:"refer_to_httpclient_text"`
+	ReferToHttprouterSite    *ebpf.Variable `ebpf:"refer_to_httprouter_site"`
+	ReferToJoin              *ebpf.Variable `ebpf:"refer_to_join"`
+	ReferToJoinRequest       *ebpf.Variable `ebpf:"refer_to_join_request"`
+	ReferToLineage           *ebpf.Variable `ebpf:"refer_to_lineage"`
+	ReferToMapHeader         *ebpf.Variable `ebpf:"refer_to_map_header"`
+	ReferToNethttpKind       *ebpf.Variable `ebpf:"refer_to_nethttp_kind"`
+	ReferToNethttpLayout     *ebpf.Variable `ebpf:"refer_to_nethttp_layout"`
+	ReferToPanicked          *ebpf.Variable `ebpf:"refer_to_panicked"`
+	ReferToProcess           *ebpf.Variable `ebpf:"refer_to_process"`
+	ReferToRecordHeader      *ebpf.Variable `ebpf:"refer_to_record_header"`
+	ReferToRecordKind        *ebpf.Variable `ebpf:"refer_to_record_kind"`
+	ReferToRemoteLimited     *ebpf.Variable `ebpf:"refer_to_remote_limited"`
+	ReferToRouterFields      *ebpf.Variable `ebpf:"refer_to_router_fields"`
+	ReferToRouterLayout      *ebpf.Variable `ebpf:"refer_to_router_layout"`
+	ReferToRouterMatch       *ebpf.Variable `ebpf:"refer_to_router_match"`
+	ReferToRouterSite        *ebpf.Variable `ebpf:"refer_to_router_site"`
+	ReferToRuntimeLayout     *ebpf.Variable `ebpf:"refer_to_runtime_layout"`
+	ReferToSampler           *ebpf.Variable `ebpf:"refer_to_sampler"`
+	ReferToSeries            *ebpf.Variable `ebpf:"refer_to_series"`
+	ReferToSeriesKey         *ebpf.Variable `ebpf:"refer_to_series_key"`
+	ReferToSettings          *ebpf.Variable `ebpf:"refer_to_settings"`
+	ReferToSiteKey           *ebpf.Variable `ebpf:"refer_to_site_key"`
+	ReferToSpanFlags         *ebpf.Variable `ebpf:"refer_to_span_flags"`
+	ReferToSqlBody           *ebpf.Variable `ebpf:"refer_to_sql_body"`
+	ReferToSqlEndSite        *ebpf.Variable `ebpf:"refer_to_sql_end_site"`
+	ReferToSqlHandle         *ebpf.Variable `ebpf:"refer_to_sql_handle"`
+	ReferToSqlKind           *ebpf.Variable `ebpf:"refer_to_sql_kind"`
+	ReferToSqlLayout         *ebpf.Variable `ebpf:"refer_to_sql_layout"`
+	ReferToSqlRecord         *ebpf.Variable `ebpf:"refer_to_sql_record"`
+	ReferToStashed           *ebpf.Variable `ebpf:"refer_to_stashed"`
+	ReferToStderrKind        *ebpf.Variable `ebpf:"refer_to_stderr_kind"`
+	ReferToStderrLayout      *ebpf.Variable `ebpf:"refer_to_stderr_layout"`
+	ReferToStderrRecord      *ebpf.Variable `ebpf:"refer_to_stderr_record"`
+	ReferToStderrSite        *ebpf.Variable `ebpf:"refer_to_stderr_site"`
+	ReferToTableBucket       *ebpf.Variable `ebpf:"refer_to_table_bucket"`
+	ReferToTableEntry        *ebpf.Variable `ebpf:"refer_to_table_entry"`
+	ReferToTcpAddr           *ebpf.Variable `ebpf:"refer_to_tcp_addr"`
+	ReferToTypeInfo          *ebpf.Variable `ebpf:"refer_to_type_info"`
+	ReferToTypeKey           *ebpf.Variable `ebpf:"refer_to_type_key"`
+	ReferToTypeRole          *ebpf.Variable `ebpf:"refer_to_type_role"`
+	ReferToUnwanted          *ebpf.Variable `ebpf:"refer_to_unwanted"`
+	TableBuckets             *ebpf.Variable `ebpf:"table_buckets"`
+	WithoutCookies           *ebpf.Variable `ebpf:"without_cookies"`
 }
 
 // AgentPrograms contains all programs after they have been loaded into the kernel.
@@ -1164,6 +1369,9 @@ type AgentPrograms struct {
 	GrpcServerBegin    *ebpf.Program `ebpf:"grpc_server_begin"`
 	GrpcServerEnd      *ebpf.Program `ebpf:"grpc_server_end"`
 	GrpcStreamOpened   *ebpf.Program `ebpf:"grpc_stream_opened"`
+	HttpclientBegin    *ebpf.Program `ebpf:"httpclient_begin"`
+	HttpclientConnect  *ebpf.Program `ebpf:"httpclient_connect"`
+	HttpclientEnd      *ebpf.Program `ebpf:"httpclient_end"`
 	NethttpRoute       *ebpf.Program `ebpf:"nethttp_route"`
 	NethttpServerBegin *ebpf.Program `ebpf:"nethttp_server_begin"`
 	NethttpServerEnd   *ebpf.Program `ebpf:"nethttp_server_end"`
@@ -1183,6 +1391,9 @@ func (p *AgentPrograms) Close() error {
 		p.GrpcServerBegin,
 		p.GrpcServerEnd,
 		p.GrpcStreamOpened,
+		p.HttpclientBegin,
+		p.HttpclientConnect,
+		p.HttpclientEnd,
 		p.NethttpRoute,
 		p.NethttpServerBegin,
 		p.NethttpServerEnd,

@@ -154,7 +154,6 @@ int httpclient_begin(struct pt_regs *ctx)
 	f = g ? span_innermost(g) : NULL;
 	if (f && f->kind == RECORD_HTTP_CLIENT && GO_SP(ctx) >= f->sp) {
 		/* Left behind by a panic; deeper in the stack it would be the parent. */
-		join_forget(f->object[CLIENT_JOIN], f->span_id);
 		count(&p, COUNT_LOST_UNFINISHED, 1);
 		span_pop(&p, g);
 	}

@@ -4,7 +4,9 @@
  * notes the addresses of its connection before it writes, the server finds them when it
  * has read the request.
  *
- * A note is found by the client's address, port and stream. It is believed if
+ * A note is found by the client's address, port and stream; where two clients share
+ * these, for connections to several servers, the later one by that of its server as well.
+ * It is believed if
  *
  *  - the server's address is the one that the client has connected to, or it may have
  *    been translated on the way (a Kubernetes service) and both name the same host;
@@ -12,8 +14,7 @@
  *  - the client's span is still open, on the goroutine that has made the note.
  *
  * Addresses that mean something else in each network namespace, as 127.0.0.1 does, count
- * only within one. Of two notes under one key the later one stands. The one that was
- * replaced, and a note that was not believed, cost the join, never more.
+ * only within one. A note that is not believed costs the join, never more.
  */
 #ifndef AGENT_JOIN_H
 #define AGENT_JOIN_H
@@ -44,7 +45,7 @@ struct join {
 	u64 host; /* likewise */
 	u32 tgid;
 	u32 stream; /* of HTTP/2; 0: HTTP/1 */
-	u32 shared; /* two clients have the same address and port */
+	u32 shared; /* two clients had the same address and port */
 	u32 pad;
 };
 
@@ -167,10 +168,15 @@ static __always_inline bool address_namespace(const struct conn_address *a, u64 
 	return *netns != 0;
 }
 
-static __always_inline u64 join_key(const struct conn_address *client, u64 netns, u32 stream)
+static __always_inline u64 join_key(const struct conn_address *client,
+				    const struct conn_address *server, u64 netns, u32 stream)
 {
 	u64 hash = client->ip[0] * 0x9e3779b97f4a7c15ULL;
 
+	if (server) {
+		hash ^= server->ip[0] * 0xd6e8feb86659fd93ULL ^ server->port;
+		hash = (hash ^ server->ip[1] ^ hash >> 32) * 0xd6e8feb86659fd93ULL;
+	}
 	hash = (hash ^ client->ip[1] ^ hash >> 32) * 0x9fb21c651e98df25ULL;
 	hash = (hash ^ netns ^ hash >> 32) * 0x9e3779b97f4a7c15ULL;
 	hash = (hash ^ ((u64)client->port << 32 | stream) ^ hash >> 32) * 0x9fb21c651e98df25ULL;
@@ -200,6 +206,16 @@ static __always_inline u64 join_text(u8 *scratch, struct go_string s)
 	return text_hash(scratch, len) ^ s.len << 32;
 }
 
+/* The goroutine of a client whose noted span is still open, else NULL. */
+static __always_inline struct goroutine *join_client(const struct join *join)
+{
+	struct table_entry *e = table_find(&goroutine_table, join->goroutine, join->tgid);
+	struct goroutine *client = e ? goroutine_at(e) : NULL;
+	const struct frame *f = client ? span_innermost(client) : NULL;
+
+	return f && f->span_id == join->span_id ? client : NULL;
+}
+
 /* Notes that a span, the innermost of its goroutine, is about to write to a connection.
  * Returns the key for join_forget, 0 if there is nothing to forget. */
 static __always_inline u64 join_note(const struct probe *p, const struct frame *f,
@@ -210,7 +226,7 @@ static __always_inline u64 join_note(const struct probe *p, const struct frame *
 
 	if (!address_namespace(&ends->local, &join.netns))
 		return 0;
-	key = join_key(&ends->local, join.netns, stream);
+	key = join_key(&ends->local, NULL, join.netns, stream);
 	join.ends = *ends;
 	join.goroutine = p->goroutine;
 	join.span_id = f->span_id;
@@ -219,7 +235,11 @@ static __always_inline u64 join_note(const struct probe *p, const struct frame *
 	join.tgid = p->tgid;
 	join.stream = stream;
 	old = bpf_map_lookup_elem(&joins, &key);
-	join.shared = old && old->span_id != f->span_id;
+	if (old && old->span_id != f->span_id && join_client(old)) {
+		old->shared = 1;
+		join.shared = 1;
+		key = join_key(&ends->local, &ends->remote, join.netns, stream);
+	}
 	bpf_map_update_elem(&joins, &key, &join, BPF_ANY);
 	if (!joins_used)
 		joins_used = 1;
@@ -238,22 +258,17 @@ static __always_inline void join_forget(u64 key, u64 span_id)
 static __always_inline bool join_adopt(const struct join *join, struct goroutine *g,
 				       const struct runtime_layout *rt)
 {
-	struct table_entry *e = table_find(&goroutine_table, join->goroutine, join->tgid);
-	struct goroutine *client = e ? goroutine_at(e) : NULL;
-	const struct frame *f;
+	struct goroutine *client = join_client(join);
 	u32 flags;
 
 	if (!client)
-		return false;
-	f = span_innermost(client);
-	if (!f || f->span_id != join->span_id)
 		return false;
 	g->trace_id[0] = client->trace_id[0];
 	g->trace_id[1] = client->trace_id[1];
 	g->random = client->random;
 	flags = client->sampled ? TRACE_FLAG_SAMPLED : 0;
 	/* Again: its goroutine runs on, and may have ended the span meanwhile. */
-	if (*(const volatile u64 *)&f->span_id != join->span_id)
+	if (!join_client(join))
 		return false;
 	trace_decide(g, rt, true, flags);
 	return true;
@@ -266,6 +281,18 @@ struct join_request {
 	u32 stream;
 	u32 pad;
 };
+
+/* The note under a key, if it is of this end of a connection. */
+static __always_inline struct join *join_at(u64 key, const struct conn_address *client, u64 netns,
+					    u32 stream)
+{
+	struct join *join = bpf_map_lookup_elem(&joins, &key);
+
+	if (!join || join->netns != netns || join->stream != stream ||
+	    !address_equal(&join->ends.local, client))
+		return NULL;
+	return join;
+}
 
 /* Whether the server's end and the request are those of the note. */
 static __always_inline bool join_matches(const struct join *join, struct goroutine *g,
@@ -292,17 +319,25 @@ static __always_inline u64 join_find(const struct probe *p, const struct runtime
 	struct conn_addresses addresses;
 	struct conn_address local, remote;
 	struct join *join;
-	u64 key, netns, span_id;
+	u64 key, netns, span_id, other_key;
 
 	if (!conn_addresses(p, rt, conn, &addresses) ||
 	    !conn_address(addresses.remote.data, &remote) ||
-	    !address_namespace(&remote, &netns))
+	    !conn_address(addresses.local.data, &local) || !address_namespace(&remote, &netns))
 		return 0;
-	key = join_key(&remote, netns, r->stream);
-	join = bpf_map_lookup_elem(&joins, &key);
-	if (!join || join->netns != netns || join->stream != r->stream ||
-	    !address_equal(&join->ends.local, &remote) ||
-	    !conn_address(addresses.local.data, &local) || !join_matches(join, g, &local, r))
+	key = join_key(&remote, NULL, netns, r->stream);
+	join = join_at(key, &remote, netns, r->stream);
+	if (!join || !address_equal(&join->ends.remote, &local)) {
+		struct join *other;
+
+		other_key = join_key(&remote, &local, netns, r->stream);
+		other = join_at(other_key, &remote, netns, r->stream);
+		if (other) {
+			join = other;
+			key = other_key;
+		}
+	}
+	if (!join || !join_matches(join, g, &local, r))
 		return 0;
 	span_id = join->span_id;
 	if (!join_adopt(join, g, rt))

@@ -103,18 +103,13 @@ func (e *e2e) testClient(t *testing.T) {
 		{"local", nil, nil},
 		{"stripped_pie", nil, []string{"-buildmode=pie", "-ldflags=-s -w"}},
 		{"go1.22", []string{"GOTOOLCHAIN=go1.22.12"}, nil},
+		{"go1.27", []string{"GOTOOLCHAIN=go1.27.4"}, nil},
 	} {
 		t.Run(v.name, func(t *testing.T) {
 			path := e.build(t, "client-"+v.name, "testdata/client", v.env, v.flags...)
-			p := startProc(t, "client", nil, path)
-			var url string
-			eventually(t, 10*time.Second, "the client listens", func() bool {
-				_, rest, ok := strings.Cut(p.output(), " listens on ")
-				url, _, _ = strings.Cut(rest, "\n")
-				return ok && strings.Contains(rest, "\n")
-			})
+			c := startCaller(t, "", path, "127.0.0.1:0")
 			a := e.startAgent(t, "--exe", path)
-			checkCalls(t, a, url)
+			checkCalls(t, a, c.url)
 		})
 	}
 }

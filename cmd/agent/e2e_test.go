@@ -60,6 +60,8 @@ func TestE2E(t *testing.T) {
 	t.Run("caddy", e.testCaddy)
 	t.Run("client", e.testClient)
 	t.Run("hops", e.testHops)
+	t.Run("busy", e.testBusyHops)
+	t.Run("namespaces", e.testNamespaces)
 	t.Run("http2", e.testHTTP2)
 	t.Run("grpc", e.testGRPC)
 	t.Run("etcd", e.testEtcd)

@@ -55,16 +55,32 @@ func main() {
 		"/untrusted": func(ctx context.Context) error {
 			return get(ctx, http.DefaultClient, s.secure[0].url)
 		},
-		"/https": func(ctx context.Context) error { return get(ctx, s.secure[0].client, s.secure[0].url+"/answer") },
+		"/https": func(ctx context.Context) error {
+			return get(ctx, s.secure[0].client, s.secure[0].url+"/answer"+number(ctx))
+		},
 		"/http2": func(ctx context.Context) error { return get(ctx, s.secure[1].client, s.secure[1].url+"/answer") },
 		"/two":   s.two,
+		"/to": func(ctx context.Context) error {
+			return get(ctx, http.DefaultClient, ctx.Value(key{}).(url.Values).Get("url"))
+		},
 	} {
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
-			fmt.Fprintln(w, call(r.Context()))
+			fmt.Fprintln(w, call(context.WithValue(r.Context(), key{}, r.URL.Query())))
 		})
 	}
 	fmt.Printf("client listens on %s\n", s.url)
 	log.Fatal((&http.Server{Handler: mux, ReadHeaderTimeout: time.Second}).Serve(ln))
+}
+
+// key is that of a request's query in its context.
+type key struct{}
+
+// number is "?i=", and the number of the request that a call is made for.
+func number(ctx context.Context) string {
+	if query, ok := ctx.Value(key{}).(url.Values); ok && query.Has("i") {
+		return "?i=" + query.Get("i")
+	}
+	return ""
 }
 
 type service struct {
@@ -110,7 +126,7 @@ func do(client *http.Client, req *http.Request) error {
 }
 
 func (s *service) plain(ctx context.Context) error {
-	return get(ctx, http.DefaultClient, s.url+"/answer")
+	return get(ctx, http.DefaultClient, s.url+"/answer"+number(ctx))
 }
 
 // otherGoroutine calls on a goroutine of its own, with the request's context.
