@@ -78,6 +78,7 @@ func TestE2E(t *testing.T) {
 	t.Run("routers", e.testRouters)
 	t.Run("streams", e.testStreams)
 	t.Run("stream flood", e.testStreamFlood)
+	t.Run("discovery", e.testDiscovery)
 }
 
 const shopDir = "../../scripts/shop"

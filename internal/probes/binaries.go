@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -144,14 +145,18 @@ func (t *targets) cover(a *attached) error {
 	for _, pid := range chosen {
 		wanted[pid] = true
 	}
-	err := t.detachFrom(a, func(pid int) bool { return !wanted[pid] })
+	// From all at once, for else both would fire; from those that are gone, in their time.
+	err := t.detachFrom(a, func(pid int) bool { return pid == 0 })
 	for pid := range wanted {
-		if e := t.attachOnce(a, pid); e != nil && !errors.Is(e, unix.ESRCH) {
+		if e := t.attachOnce(a, pid); e != nil && !gone(e) {
 			err = errors.Join(err, e)
 		}
 	}
-	return err
+	return errors.Join(err, t.detachFrom(a, func(pid int) bool { return !wanted[pid] }))
 }
+
+// gone tells whether the kernel says that there is no such process.
+func gone(err error) bool { return errors.Is(err, unix.ESRCH) || errors.Is(err, os.ErrNotExist) }
 
 // attachOnce attaches for a process, or for all (0), unless that is done.
 func (t *targets) attachOnce(a *attached, pid int) error {
@@ -182,10 +187,21 @@ func (t *targets) detachFrom(a *attached, which func(pid int) bool) error {
 	}
 	a.links = kept
 	t.mu.Unlock()
-	var errs []error
-	for _, at := range out {
-		errs = append(errs, at.Close())
+	errs := make([]error, len(out))
+	var closing sync.WaitGroup
+	for i, at := range out {
+		if at.pid == 0 {
+			closing.Go(func() { errs[i] = at.Close() })
+			continue
+		}
+		// The kernel waits a while for each: the next process is not to wait for it.
+		t.closing.Go(func() {
+			if err := at.Close(); err != nil {
+				t.log.Debug("probes of a process that is gone stay", "pid", at.pid, "error", err)
+			}
+		})
 	}
+	closing.Wait()
 	return errors.Join(errs...)
 }
 

@@ -230,9 +230,13 @@ func (t *targets) settle(p *process.Process, j *judged, since uint64) {
 	t.mu.RLock()
 	news := len(a.links) == 0
 	t.mu.RUnlock()
+	began := time.Now()
 	if err := t.cover(a); err != nil {
 		t.warn("not instrumented", a, err)
 		return
+	}
+	if took := time.Since(began); took > time.Millisecond {
+		t.log.Debug("probes attached", "exe", a.path, "pid", p.PID(), "took", took)
 	}
 	if news {
 		t.log.Info("attached", "exe", a.path, "pid", p.PID(), "go", a.binary.info.GoVersion().String())

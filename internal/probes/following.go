@@ -193,6 +193,9 @@ func (t *targets) exited(p *process.Process) {
 	if tg := t.byPID[p.PID()]; tg != nil && tg.proc == p {
 		tg.goneAt = time.Now()
 	}
+	if j := t.judged[p.PID()]; j != nil && j.start == p.StartTime() {
+		delete(t.judged, p.PID())
+	}
 }
 
 // linger is how long a process that is gone stays known: its last records are

@@ -51,7 +51,8 @@ type targets struct {
 	past     [bpf.AgentCounterCOUNTERS]uint64 // counters of processes that are gone; see addPast
 	detached bool
 
-	changes chan Targets // for run
+	changes chan Targets   // for run
+	closing sync.WaitGroup // probes that are being taken out of processes
 
 	// changing is held while probes are attached or detached, and taken before mu.
 	changing sync.Mutex
@@ -271,6 +272,7 @@ func (t *targets) detach() error {
 
 func (t *targets) close() error {
 	errs := []error{t.detach(), t.watcher.Close()}
+	t.closing.Wait()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, tg := range t.byPID {
@@ -279,8 +281,11 @@ func (t *targets) close() error {
 		}
 	}
 	for _, b := range t.binaries {
-		if b != nil && b.exe != nil {
-			errs = append(errs, b.exe.Close())
+		if b == nil || b.exe == nil {
+			continue
+		}
+		if err := b.exe.Close(); !errors.Is(err, os.ErrClosed) { // let go of before
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)

@@ -26,7 +26,7 @@ func attributes(c Container) (defaults, facts map[string]string) {
 	list := func(kvs []attribute.KeyValue) map[string]string {
 		m := map[string]string{}
 		for _, kv := range kvs {
-			m[string(kv.Key)] = kv.Value.Emit()
+			m[string(kv.Key)] = kv.Value.String()
 		}
 		return m
 	}
