@@ -27,31 +27,6 @@ enum grpc_end_site {
 	GRPC_NO_CALL, /* in invoke: (stream iface, err) of newClientStream */
 };
 
-struct grpc_stream_key {
-	u64 stream; /* address of the clientStream */
-	u32 tgid;
-	u32 pad;
-};
-
-/* A client's stream that is open. */
-struct grpc_stream {
-	u64 trace_id[2];
-	u64 owner; /* g that holds the local root */
-	u64 root_id;
-	u32 sampled;
-	u32 random;
-	u32 backed_off;
-	u32 is_stream; /* not on the goroutine any more */
-	struct frame frame;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
-	__type(key, struct grpc_stream_key);
-	__type(value, struct grpc_stream);
-} grpc_streams SEC(".maps");
-
 #define GRPC_CONTEXTS 8
 
 /* The metadata that came with a call: a map, kept in one of the contexts that are wrapped

@@ -83,6 +83,31 @@ struct {
 	__type(value, struct grpc_layout);
 } grpc_layouts SEC(".maps");
 
+struct grpc_stream_key {
+	u64 stream; /* address of the clientStream */
+	u32 tgid;
+	u32 pad;
+};
+
+/* A client's stream that is open. */
+struct grpc_stream {
+	u64 trace_id[2];
+	u64 owner; /* g that holds the local root */
+	u64 root_id;
+	u32 sampled;
+	u32 random;
+	u32 backed_off;
+	u32 is_stream; /* not on the goroutine any more */
+	struct frame frame;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct grpc_stream_key);
+	__type(value, struct grpc_stream);
+} grpc_streams SEC(".maps");
+
 /* frame.object of a call */
 #define GRPC_STREAM 0 /* server: the stream */
 #define GRPC_CONN 0 /* client: the ClientConn */
