@@ -120,7 +120,7 @@ func wantedOf(cfg config.Config, pids, exes []string, all bool) (probes.Wanted, 
 	}
 	if len(pids)+len(exes) == 0 && !all {
 		w.PIDs, w.Exes = cfg.Targets.PIDs, cfg.Targets.Exes
-		w.All = len(w.PIDs)+len(w.Exes) == 0
+		w.All = len(w.PIDs)+len(w.Exes) == 0 || cfg.Targets.All || len(cfg.Targets.Include) > 0
 	}
 	return w, nil
 }

@@ -72,6 +72,9 @@ func printTarget(b *strings.Builder, t *probes.TargetDiagnosis) {
 		facts = append(facts, "module "+clean(t.Module))
 	}
 	b.WriteString("  " + strings.Join(facts, ", ") + "\n")
+	for _, reason := range slices.Sorted(maps.Keys(t.NotSelected)) {
+		fmt.Fprintf(b, "  settings   leave out pid %s: %s\n", list(t.NotSelected[reason]), reason)
+	}
 	for _, l := range t.Libraries {
 		state := "covered"
 		if !l.Covered {

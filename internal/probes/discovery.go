@@ -116,14 +116,21 @@ func (t *targets) asked(p *process.Process) bool {
 	return j.chosen || !j.waiting.IsZero()
 }
 
+// factsOf is what a process itself tells to rules.
+func factsOf(p *process.Process) process.Facts {
+	return process.Facts{
+		Exe: p.ExePath(),
+		Command: func() string {
+			args, _ := p.Cmdline() // what cannot be read matches nothing
+			return strings.Join(args, " ")
+		},
+		Env: p.Environment,
+	}
+}
+
 // judge asks the rules.
 func (t *targets) judge(p *process.Process) *judged {
-	j := &judged{start: p.StartTime(), exe: p.ExeID(), facts: process.Facts{Exe: p.ExePath()}}
-	j.facts.Command = func() string {
-		args, _ := p.Cmdline() // what cannot be read matches nothing
-		return strings.Join(args, " ")
-	}
-	j.facts.Env = p.Environment
+	j := &judged{start: p.StartTime(), exe: p.ExeID(), facts: factsOf(p)}
 	if t.rules.Load().OfPods() || t.cluster != nil {
 		c := p.Container()
 		j.facts.ContainerID, j.podUID = c.ID, c.PodUID

@@ -2,12 +2,10 @@ package probes
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"slices"
-	"time"
 
 	"github.com/plainframework/agent/internal/probes/gobin"
 	"github.com/plainframework/agent/internal/probes/process"
@@ -30,6 +28,8 @@ type Diagnosis struct {
 	// Instruments is how many of the targets would be instrumented: none where the host
 	// forbids it.
 	Instruments int `json:"instruments"`
+
+	options Options
 }
 
 // TargetDiagnosis is one executable, and the processes that run it.
@@ -52,6 +52,9 @@ type TargetDiagnosis struct {
 	Groups     []GroupStatus  `json:"groups,omitempty"`
 	Operations []Operation    `json:"operations,omitempty"`
 
+	// NotSelected are processes that the settings leave out, by reason.
+	NotSelected map[string][]int `json:"not_selected,omitempty"`
+
 	examined bool
 }
 
@@ -61,18 +64,6 @@ type LibraryFound struct {
 	Version string `json:"version,omitempty"` // "" where the build does not say
 	Covered bool   `json:"covered"`
 	Note    string `json:"note,omitempty"`
-}
-
-// Operation is what one kind of operation costs its process.
-type Operation struct {
-	Library string `json:"library"`
-	Name    string `json:"name"`
-	Traps   int    `json:"traps"`
-	// Sometimes is how many more there are while the agent finds them useful.
-	Sometimes int `json:"sometimes,omitempty"`
-	Stepped   int `json:"stepped"` // of Traps, those that the kernel does not emulate
-	// CostNs is what Traps and a span take of CPU time, on a virtual machine.
-	CostNs int64 `json:"cost_ns"`
 }
 
 // Diagnose is a dry run: programs are loaded, nothing is attached. It looks at files and
@@ -85,6 +76,11 @@ func Diagnose(o Options, wanted Wanted, log *slog.Logger) (*Diagnosis, error) {
 	}
 	defer w.Close()
 	allowed := d.host(o, log)
+	d.options = o
+	if allowed && o.Rules.Any() && o.Rules.OfPods() {
+		d.Host = append(d.Host, Check{Name: "rules", State: checkLimited, Found: "they ask for pods, of which a dry run knows nothing",
+			Remedy: "targets are shown as if every rule chose them; /status of a running agent tells which are"})
+	}
 	byFile := map[process.FileID]int{}
 	for _, pid := range wanted.PIDs {
 		d.process(byFile, pid, true)
@@ -96,6 +92,7 @@ func Diagnose(o Options, wanted Wanted, log *slog.Logger) (*Diagnosis, error) {
 		d.everything(w, byFile)
 	}
 	for i := range d.Targets {
+		d.Targets[i].unselected()
 		if allowed && d.Targets[i].State != stateRefused {
 			d.Instruments++
 		}
@@ -139,8 +136,38 @@ func (d *Diagnosis) process(byFile map[process.FileID]int, pid int, asked bool) 
 		d.other(gobin.ErrNotGo.Error())
 		return
 	}
-	if t := &d.Targets[i]; !slices.Contains(t.PIDs, pid) {
-		t.PIDs = append(t.PIDs, pid)
+	t := &d.Targets[i]
+	if slices.Contains(t.PIDs, pid) {
+		return
+	}
+	t.PIDs = append(t.PIDs, pid)
+	if reason := d.leftOut(p); reason != "" {
+		if t.NotSelected == nil {
+			t.NotSelected = map[string][]int{}
+		}
+		t.NotSelected[reason] = append(t.NotSelected[reason], pid)
+	}
+}
+
+// leftOut is why the settings do not select a process, "" if they do or do not say.
+func (d *Diagnosis) leftOut(p *process.Process) string {
+	o := &d.options
+	if !o.Rules.Any() || o.Rules.OfPods() || slices.Contains(o.PIDs, p.PID()) || slices.Contains(o.Exes, p.ExePath()) {
+		return ""
+	}
+	facts := factsOf(p)
+	_, reason := o.Rules.Choose(&facts)
+	return reason
+}
+
+// unselected refuses a target of which no process is selected.
+func (t *TargetDiagnosis) unselected() {
+	left := 0
+	for reason, pids := range t.NotSelected {
+		left += len(pids)
+		if left == len(t.PIDs) && t.State != stateRefused {
+			t.State, t.Reason = stateRefused, reason
+		}
 	}
 }
 
@@ -254,87 +281,4 @@ func stateOf(groups []GroupStatus) string {
 		return statePartly
 	}
 	return stateInstrumented
-}
-
-// operationsOf counts the traps that operations pass: one site of every program of
-// their group, as in operationCosts.
-func operationsOf(groups []GroupStatus) []Operation {
-	var out []Operation
-	for _, lib := range libraries {
-		op := Operation{Library: lib.name, Name: lib.operation()}
-		for _, g := range groups {
-			if g.Library == lib.name && g.State == groupAttached {
-				op.passes(g)
-			}
-		}
-		if op.Traps == 0 {
-			continue
-		}
-		cost := time.Duration(op.Traps-op.Stepped)*emulatedCost + time.Duration(op.Stepped)*singleStepCost
-		if len(lib.metrics) > 0 {
-			cost += spanCost
-		}
-		op.CostNs = int64(cost)
-		out = append(out, op)
-	}
-	return out
-}
-
-// passes makes op the one with more traps of what it is and what a group makes of it.
-func (op *Operation) passes(g GroupStatus) {
-	type program struct{ always, emulated bool }
-	programs := map[string]program{}
-	for _, h := range g.Hooks {
-		if h.Address == "" {
-			continue
-		}
-		p := programs[h.Program]
-		p.always = p.always || h.While == ""
-		p.emulated = p.emulated || h.Emulated
-		programs[h.Program] = p
-	}
-	var traps, sometimes, stepped int
-	for _, p := range programs {
-		if !p.always {
-			sometimes++
-			continue
-		}
-		traps++
-		if !p.emulated {
-			stepped++
-		}
-	}
-	if traps > op.Traps {
-		op.Traps, op.Sometimes, op.Stepped = traps, sometimes, stepped
-	}
-}
-
-// operation is what passes a library's probes, in a word or two.
-func (l *library) operation() string {
-	if len(l.metrics) == 0 {
-		return "go statement"
-	}
-	switch l.metrics[0].name {
-	case "http.server.request.duration", "http.client.request.duration":
-		return "request"
-	case "db.client.operation.duration":
-		return "query"
-	case "rpc.server.call.duration", "rpc.client.call.duration":
-		return "call"
-	}
-	return "operation"
-}
-
-func (op Operation) String() string {
-	s := fmt.Sprintf("%d traps", op.Traps)
-	if op.Traps == 1 {
-		s = "1 trap"
-	}
-	if op.Sometimes > 0 {
-		s += fmt.Sprintf(" (%d more at times)", op.Sometimes)
-	}
-	if op.Stepped > 0 {
-		s += fmt.Sprintf(", %d of them single-stepped", op.Stepped)
-	}
-	return s + fmt.Sprintf(", about %.1f µs of CPU time on a virtual machine", float64(op.CostNs)/1000)
 }

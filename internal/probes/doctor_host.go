@@ -192,13 +192,15 @@ func checkJIT() Check {
 	return Check{Name: "BPF compiler", State: checkOK, Found: "on"}
 }
 
+// checkBPFFS looks where the agent keeps maps by default.
 func checkBPFFS() Check {
 	const dir = "/sys/fs/bpf"
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil || st.Type != unix.BPF_FS_MAGIC {
-		return Check{Name: "bpffs", State: checkOK, Found: "not mounted; nothing needs it"}
+		return Check{Name: "bpffs", State: checkLimited, Found: "not mounted at " + dir + ": a crash of the agent loses what it had not sent",
+			Remedy: "mount -t bpf bpf " + dir}
 	}
-	return Check{Name: "bpffs", State: checkOK, Found: "mounted at " + dir + "; nothing needs it"}
+	return Check{Name: "bpffs", State: checkOK, Found: "mounted at " + dir}
 }
 
 func checkBTF() Check {

@@ -55,8 +55,9 @@ func librariesOf(b *gobin.Binary, groups []GroupStatus) (found, telemetry []Libr
 				}
 			}
 		}
+		again := covered[lib.name] // several libraries are parts of one
 		covered[lib.name] = true
-		if groupsOf > 0 && len(lib.metrics) > 0 {
+		if groupsOf > 0 && !again && !lib.beside && lib.serves == nil {
 			l := LibraryFound{Name: lib.name, Version: versionOf(b, lib.name), Covered: attached == groupsOf}
 			if attached < groupsOf {
 				l.Note = "some of its operations are not seen"
