@@ -36,8 +36,11 @@ func (d *Diagnosis) host(o Options, log *slog.Logger) bool {
 	capable := checkCapabilities()
 	d.Host = append(d.Host, capable, checkLockdown(), checkPIDNamespace())
 	if capable.State == checkFailed {
-		const asks = "not tried, for capabilities are missing"
-		d.Host = append(d.Host, Check{Name: "programs", State: checkUnknown, Found: asks})
+		d.Host = append(d.Host, Check{Name: "programs", State: checkUnknown, Found: "not tried, for capabilities are missing"})
+		return false
+	}
+	if err := refused(); err != nil {
+		d.Host = append(d.Host, Check{Name: "programs", State: checkFailed, Found: err.Error()})
 		return false
 	}
 	d.Host = append(d.Host, checkFeatures()...)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -94,5 +95,47 @@ func TestPerfAllowed(t *testing.T) {
 				t.Errorf("with %v the answer is not %q", caps, want)
 			}
 		}
+	}
+}
+
+// TestBPFForbidden: under a seccomp profile that refuses bpf, as those of some container
+// engines do, that is what is said.
+func TestBPFForbidden(t *testing.T) {
+	if os.Getenv("BPF_FORBIDDEN_CHILD") != "" {
+		forbidBPF(t)
+		if _, err := loadKernel(Options{}); err == nil || !strings.Contains(err.Error(), "seccomp profile") {
+			t.Errorf("load: %v", err)
+		}
+		return
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to have the capabilities")
+	}
+	if err := refused(); err != nil {
+		t.Errorf("here: %v", err)
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run", "^TestBPFForbidden$", "-test.v")
+	cmd.Env = append(os.Environ(), "BPF_FORBIDDEN_CHILD=1")
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: TestBPFForbidden") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// forbidBPF has the kernel answer EPERM to bpf, to all threads and for good.
+func forbidBPF(t *testing.T) {
+	const load, equal, give = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, unix.BPF_RET | unix.BPF_K
+	filter := []unix.SockFilter{
+		{Code: load, K: 0}, // the number of the call
+		{Code: equal, K: unix.SYS_BPF, Jf: 1},
+		{Code: give, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
+		{Code: give, K: unix.SECCOMP_RET_ALLOW},
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&program)))
+	if errno != 0 {
+		t.Fatal(errno)
 	}
 }
