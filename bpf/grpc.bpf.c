@@ -82,7 +82,7 @@ int grpc_server_begin(struct pt_regs *ctx)
 		count(&p, COUNT_LOST_GOROUTINES_FULL, 1);
 		return 0;
 	}
-	parent_id = nethttp_remote_parent(g, grpc_metadata(&p, l, context), rt);
+	parent_id = nethttp_remote_parent(&p, g, grpc_metadata(&p, l, context), rt);
 	if (!parent_id)
 		trace_new(g, rt);
 	f = span_push(&p, g, RECORD_GRPC_SERVER, parent_id);

@@ -120,10 +120,8 @@ int nethttp_server_begin(struct pt_regs *ctx)
 	uri = request_string(g->scratch, l->request_uri);
 	url = request_string(g->scratch, l->request_url).ptr;
 	host = request_string(g->scratch, l->request_host);
-	parent_id = nethttp_remote_parent(g, request_string(g->scratch, l->request_header).ptr, rt);
-	if (parent_id)
-		trace_limit_remote(&p, g);
-	else
+	parent_id = nethttp_remote_parent(&p, g, request_string(g->scratch, l->request_header).ptr, rt);
+	if (!parent_id)
 		parent_id = nethttp_joined_parent(&p, l, rt, g, b.response, url, host);
 	if (!parent_id)
 		trace_new(g, rt);

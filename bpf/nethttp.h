@@ -155,7 +155,8 @@ static __always_inline u32 route_depth(struct pt_regs *ctx, const struct probe *
 }
 
 /* Takes trace id and parent from the traceparent header, if there is a valid one. */
-static __always_inline u64 nethttp_remote_parent(struct goroutine *g, u64 header_map,
+static __always_inline u64 nethttp_remote_parent(const struct probe *p, struct goroutine *g,
+						 u64 header_map,
 						 const struct runtime_layout *rt)
 {
 	u64 trace_id[2], parent_id = 0;
@@ -175,6 +176,7 @@ static __always_inline u64 nethttp_remote_parent(struct goroutine *g, u64 header
 	g->tracestate = g->headers.value[HEADER_TRACESTATE].len != 0;
 	g->random = !!(flags & TRACE_FLAG_RANDOM);
 	trace_decide(g, rt, true, flags);
+	trace_limit_remote(p, g);
 	return parent_id;
 }
 
