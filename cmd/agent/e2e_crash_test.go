@@ -50,7 +50,7 @@ func (w *watcher) fullStatus(t *testing.T) (s fullStatus) {
 // then looks where everything went: each span and each measured request that was fired
 // while an agent was attached has arrived once, or is counted.
 func (e *e2e) testCrash(t *testing.T) {
-	state, spool := stateDir(t), t.TempDir()
+	state, spool, began := stateDir(t), t.TempDir(), time.Now()
 	seen := observer.New(observer.Options{Keep: 1 << 20})
 	sink := httptest.NewServer(seen.Handler())
 	defer sink.Close()
@@ -103,6 +103,7 @@ func (e *e2e) testCrash(t *testing.T) {
 	})
 	time.Sleep(1200 * time.Millisecond) // two more collections
 	s = a.fullStatus(t)
+	a.tokenNowhere(t, spool)
 	a.stop(t)
 
 	traces, counts := s.Export.Signals["traces"], s.Probes.Spans
@@ -137,11 +138,51 @@ func (e *e2e) testCrash(t *testing.T) {
 	if want := counts.Emitted + s.Probes.Losses["ring_full"]; measured != want && !(measured > want && metrics.MaybeTwice > 0) {
 		t.Errorf("%d requests were measured, %d have ended", measured, want)
 	}
-	if gap := s.Probes.State.UnattendedAll; gap <= 0 || gap > 30 {
+	if gap := s.Probes.State.UnattendedAll; gap <= 0 || gap > time.Since(began).Seconds() {
 		t.Errorf("%v s without an agent", gap)
 	}
 	if left, err := filepath.Glob(state + "/*"); err != nil || len(left) != 1 {
 		t.Errorf("an agent that has ended in good order leaves %v, %v", left, err)
+	}
+}
+
+// tokenNowhere looks for the token in what can be read of the agent by others: its
+// entries in /proc but its environment and memory, its status, its output, its files.
+func (w *watcher) tokenNowhere(t *testing.T, dirs ...string) {
+	t.Helper()
+	_, page := w.readStatus(t)
+	if strings.Contains(page, testToken) || strings.Contains(w.output(), testToken) {
+		t.Error("the token is in the status or in the output")
+	}
+	looked := 0
+	look := func(path string) {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return // not everything in /proc can be read
+		}
+		looked++
+		if strings.Contains(string(data), testToken) {
+			t.Errorf("%s has the token", path)
+		}
+	}
+	for _, name := range []string{"cmdline", "comm", "status", "stat", "maps", "mounts", "limits", "cgroup", "task/" + fmt.Sprint(w.pid()) + "/comm"} {
+		look(fmt.Sprintf("/proc/%d/%s", w.pid(), name))
+	}
+	for _, dir := range dirs {
+		files, err := filepath.Glob(dir + "/*")
+		if err != nil {
+			t.Error(err)
+		}
+		for _, f := range files {
+			look(f)
+		}
+	}
+	if looked < 9 {
+		t.Errorf("only %d files were read", looked)
+	}
+	environment, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", w.pid()))
+	if err != nil || !strings.Contains(string(environment), testToken) {
+		t.Errorf("the search finds the token not even where it is: %v", err)
 	}
 }
 
