@@ -44,17 +44,18 @@ const (
 	AgentCounterCOUNT_LOST_EXITED          AgentCounter = 6
 	AgentCounterCOUNT_LOST_STASH_FULL      AgentCounter = 7
 	AgentCounterCOUNT_LOST_BACKED_OFF      AgentCounter = 8
-	AgentCounterCOUNT_LOST_MAX_DURATION    AgentCounter = 9
-	AgentCounterCOUNT_LOST_UNKNOWN_PROCESS AgentCounter = 10
-	AgentCounterCOUNT_DROPPED_BY_RULE      AgentCounter = 11
-	AgentCounterCOUNT_REMOTE_LIMITED       AgentCounter = 12
-	AgentCounterCOUNT_BAD_READ             AgentCounter = 13
-	AgentCounterCOUNT_CONTEXTS_FULL        AgentCounter = 14
-	AgentCounterCOUNT_LOGS_DROPPED         AgentCounter = 15
-	AgentCounterCOUNT_LOGS_RING_FULL       AgentCounter = 16
-	AgentCounterCOUNT_LOGS_RATE_LIMITED    AgentCounter = 17
-	AgentCounterCOUNT_SERIES_FULL          AgentCounter = 18
-	AgentCounterCOUNTERS                   AgentCounter = 19
+	AgentCounterCOUNT_STOOD_DOWN           AgentCounter = 9
+	AgentCounterCOUNT_LOST_MAX_DURATION    AgentCounter = 10
+	AgentCounterCOUNT_LOST_UNKNOWN_PROCESS AgentCounter = 11
+	AgentCounterCOUNT_DROPPED_BY_RULE      AgentCounter = 12
+	AgentCounterCOUNT_REMOTE_LIMITED       AgentCounter = 13
+	AgentCounterCOUNT_BAD_READ             AgentCounter = 14
+	AgentCounterCOUNT_CONTEXTS_FULL        AgentCounter = 15
+	AgentCounterCOUNT_LOGS_DROPPED         AgentCounter = 16
+	AgentCounterCOUNT_LOGS_RING_FULL       AgentCounter = 17
+	AgentCounterCOUNT_LOGS_RATE_LIMITED    AgentCounter = 18
+	AgentCounterCOUNT_SERIES_FULL          AgentCounter = 19
+	AgentCounterCOUNTERS                   AgentCounter = 20
 )
 
 type AgentDropRule struct {
@@ -134,6 +135,7 @@ type AgentFrame struct {
 	StartNs  uint64
 	SpanId   uint64
 	ParentId uint64
+	TraceId  [2]uint64
 	Sp       uint64
 	Object   [6]uint64
 	Kind     uint32
@@ -534,14 +536,16 @@ type AgentProcess struct {
 	_               structs.HostLayout
 	Bias            uint64
 	Binary          uint32
+	SdkServer       uint32
 	Series          [5]uint32
+	Pad             uint32
 	LogNextNs       uint64
 	Panicked        uint64
 	KeepNextNs      uint64
 	KeepRefusedNs   uint64
 	RemoteNextNs    uint64
 	RemoteRefusedNs uint64
-	Counters        [19]uint64
+	Counters        [20]uint64
 	Overflow        [5]AgentHistogram
 }
 
@@ -636,8 +640,8 @@ type AgentRuntimeLayout struct {
 	GroupElemStride uint32
 	GroupOverflow   uint32
 	NetfdAddresses  uint32
-	Pad             uint32
 	NoSpans         uint32
+	SdkSpans        uint32
 }
 
 type AgentSampler uint32
@@ -647,6 +651,22 @@ const (
 	AgentSamplerSAMPLER_PARENT_RATIO AgentSampler = 1
 	AgentSamplerSAMPLER_PROBABILITY  AgentSampler = 2
 )
+
+type AgentSdkLayout struct {
+	_          structs.HostLayout
+	SpanKind   uint32
+	SpanTracer uint32
+	TracerName uint32
+	Pad        uint32
+}
+
+type AgentSdkSpan struct {
+	_       structs.HostLayout
+	Kind    uint64
+	TraceId [2]uint64
+	SpanId  uint64
+	Flags   uint64
+}
 
 type AgentSeries struct {
 	_         structs.HostLayout
@@ -697,20 +717,23 @@ type AgentSiteKey struct {
 type AgentSpanFlags uint32
 
 const (
-	AgentSpanFlagsSPAN_REMOTE_PARENT  AgentSpanFlags = 1
-	AgentSpanFlagsSPAN_ABORTED        AgentSpanFlags = 2
-	AgentSpanFlagsSPAN_PANIC          AgentSpanFlags = 4
-	AgentSpanFlagsSPAN_GOEXIT         AgentSpanFlags = 8
-	AgentSpanFlagsSPAN_HIJACKED       AgentSpanFlags = 16
-	AgentSpanFlagsSPAN_TLS            AgentSpanFlags = 32
-	AgentSpanFlagsSPAN_TRUNCATED      AgentSpanFlags = 64
-	AgentSpanFlagsSPAN_KEPT_ERROR     AgentSpanFlags = 128
-	AgentSpanFlagsSPAN_KEPT_SLOW      AgentSpanFlags = 256
-	AgentSpanFlagsSPAN_KEPT_LIMITED   AgentSpanFlags = 512
-	AgentSpanFlagsSPAN_RANDOM         AgentSpanFlags = 1024
-	AgentSpanFlagsSPAN_CRASHED        AgentSpanFlags = 2048
-	AgentSpanFlagsSPAN_REMOTE_LIMITED AgentSpanFlags = 4096
-	AgentSpanFlagsSPAN_CUT_OFF        AgentSpanFlags = 8192
+	AgentSpanFlagsSPAN_REMOTE_PARENT   AgentSpanFlags = 1
+	AgentSpanFlagsSPAN_ABORTED         AgentSpanFlags = 2
+	AgentSpanFlagsSPAN_PANIC           AgentSpanFlags = 4
+	AgentSpanFlagsSPAN_GOEXIT          AgentSpanFlags = 8
+	AgentSpanFlagsSPAN_HIJACKED        AgentSpanFlags = 16
+	AgentSpanFlagsSPAN_TLS             AgentSpanFlags = 32
+	AgentSpanFlagsSPAN_TRUNCATED       AgentSpanFlags = 64
+	AgentSpanFlagsSPAN_KEPT_ERROR      AgentSpanFlags = 128
+	AgentSpanFlagsSPAN_KEPT_SLOW       AgentSpanFlags = 256
+	AgentSpanFlagsSPAN_KEPT_LIMITED    AgentSpanFlags = 512
+	AgentSpanFlagsSPAN_RANDOM          AgentSpanFlags = 1024
+	AgentSpanFlagsSPAN_CRASHED         AgentSpanFlags = 2048
+	AgentSpanFlagsSPAN_REMOTE_LIMITED  AgentSpanFlags = 4096
+	AgentSpanFlagsSPAN_CUT_OFF         AgentSpanFlags = 8192
+	AgentSpanFlagsSPAN_FOREIGN         AgentSpanFlags = 16384
+	AgentSpanFlagsSPAN_FOREIGN_SAMPLED AgentSpanFlags = 32768
+	AgentSpanFlagsSPAN_STOOD_DOWN      AgentSpanFlags = 65536
 )
 
 type AgentSqlBody struct {
@@ -877,6 +900,7 @@ const (
 	AgentTypeRoleTYPE_CONN_INTERFACE    AgentTypeRole = 12
 	AgentTypeRoleTYPE_CONN_POINTER      AgentTypeRole = 13
 	AgentTypeRoleTYPE_CONN_VALUE        AgentTypeRole = 14
+	AgentTypeRoleTYPE_SDK_SPAN          AgentTypeRole = 15
 )
 
 type AgentUnwanted uint32
@@ -910,6 +934,7 @@ const (
 	AgentMapRing                     = "ring"
 	AgentMapRouterLayouts            = "router_layouts"
 	AgentMapRuntimeLayouts           = "runtime_layouts"
+	AgentMapSdkLayouts               = "sdk_layouts"
 	AgentMapSites                    = "sites"
 	AgentMapSqlLayouts               = "sql_layouts"
 	AgentMapStderrLayouts            = "stderr_layouts"
@@ -930,6 +955,7 @@ const (
 	AgentProgRouterHttprouter        = "router_httprouter"
 	AgentProgRouterRoute             = "router_route"
 	AgentProgRuntimeNewproc          = "runtime_newproc"
+	AgentProgSdkSpanEnd              = "sdk_span_end"
 	AgentProgSqlBegin                = "sql_begin"
 	AgentProgSqlEnd                  = "sql_end"
 	AgentProgStderrWrite             = "stderr_write"
@@ -990,6 +1016,8 @@ const (
 	AgentVarReferToRouterSite        = "refer_to_router_site"
 	AgentVarReferToRuntimeLayout     = "refer_to_runtime_layout"
 	AgentVarReferToSampler           = "refer_to_sampler"
+	AgentVarReferToSdkLayout         = "refer_to_sdk_layout"
+	AgentVarReferToSdkSpan           = "refer_to_sdk_span"
 	AgentVarReferToSeries            = "refer_to_series"
 	AgentVarReferToSeriesKey         = "refer_to_series_key"
 	AgentVarReferToSettings          = "refer_to_settings"
@@ -1074,6 +1102,7 @@ type AgentProgramSpecs struct {
 	RouterHttprouter   *ebpf.ProgramSpec `ebpf:"router_httprouter"`
 	RouterRoute        *ebpf.ProgramSpec `ebpf:"router_route"`
 	RuntimeNewproc     *ebpf.ProgramSpec `ebpf:"runtime_newproc"`
+	SdkSpanEnd         *ebpf.ProgramSpec `ebpf:"sdk_span_end"`
 	SqlBegin           *ebpf.ProgramSpec `ebpf:"sql_begin"`
 	SqlEnd             *ebpf.ProgramSpec `ebpf:"sql_end"`
 	StderrWrite        *ebpf.ProgramSpec `ebpf:"stderr_write"`
@@ -1102,6 +1131,7 @@ type AgentMapSpecs struct {
 	Ring              *ebpf.MapSpec `ebpf:"ring"`
 	RouterLayouts     *ebpf.MapSpec `ebpf:"router_layouts"`
 	RuntimeLayouts    *ebpf.MapSpec `ebpf:"runtime_layouts"`
+	SdkLayouts        *ebpf.MapSpec `ebpf:"sdk_layouts"`
 	Sites             *ebpf.MapSpec `ebpf:"sites"`
 	SqlLayouts        *ebpf.MapSpec `ebpf:"sql_layouts"`
 	StderrLayouts     *ebpf.MapSpec `ebpf:"stderr_layouts"`
@@ -1170,6 +1200,8 @@ type AgentVariableSpecs struct {
 	ReferToRouterSite        *ebpf.VariableSpec `ebpf:"refer_to_router_site"`
 	ReferToRuntimeLayout     *ebpf.VariableSpec `ebpf:"refer_to_runtime_layout"`
 	ReferToSampler           *ebpf.VariableSpec `ebpf:"refer_to_sampler"`
+	ReferToSdkLayout         *ebpf.VariableSpec `ebpf:"refer_to_sdk_layout"`
+	ReferToSdkSpan           *ebpf.VariableSpec `ebpf:"refer_to_sdk_span"`
 	ReferToSeries            *ebpf.VariableSpec `ebpf:"refer_to_series"`
 	ReferToSeriesKey         *ebpf.VariableSpec `ebpf:"refer_to_series_key"`
 	ReferToSettings          *ebpf.VariableSpec `ebpf:"refer_to_settings"`
@@ -1236,6 +1268,7 @@ type AgentMaps struct {
 	Ring              *ebpf.Map `ebpf:"ring"`
 	RouterLayouts     *ebpf.Map `ebpf:"router_layouts"`
 	RuntimeLayouts    *ebpf.Map `ebpf:"runtime_layouts"`
+	SdkLayouts        *ebpf.Map `ebpf:"sdk_layouts"`
 	Sites             *ebpf.Map `ebpf:"sites"`
 	SqlLayouts        *ebpf.Map `ebpf:"sql_layouts"`
 	StderrLayouts     *ebpf.Map `ebpf:"stderr_layouts"`
@@ -1264,6 +1297,7 @@ func (m *AgentMaps) Close() error {
 		m.Ring,
 		m.RouterLayouts,
 		m.RuntimeLayouts,
+		m.SdkLayouts,
 		m.Sites,
 		m.SqlLayouts,
 		m.StderrLayouts,
@@ -1333,6 +1367,8 @@ type AgentVariables struct {
 	ReferToRouterSite        *ebpf.Variable `ebpf:"refer_to_router_site"`
 	ReferToRuntimeLayout     *ebpf.Variable `ebpf:"refer_to_runtime_layout"`
 	ReferToSampler           *ebpf.Variable `ebpf:"refer_to_sampler"`
+	ReferToSdkLayout         *ebpf.Variable `ebpf:"refer_to_sdk_layout"`
+	ReferToSdkSpan           *ebpf.Variable `ebpf:"refer_to_sdk_span"`
 	ReferToSeries            *ebpf.Variable `ebpf:"refer_to_series"`
 	ReferToSeriesKey         *ebpf.Variable `ebpf:"refer_to_series_key"`
 	ReferToSettings          *ebpf.Variable `ebpf:"refer_to_settings"`
@@ -1379,6 +1415,7 @@ type AgentPrograms struct {
 	RouterHttprouter   *ebpf.Program `ebpf:"router_httprouter"`
 	RouterRoute        *ebpf.Program `ebpf:"router_route"`
 	RuntimeNewproc     *ebpf.Program `ebpf:"runtime_newproc"`
+	SdkSpanEnd         *ebpf.Program `ebpf:"sdk_span_end"`
 	SqlBegin           *ebpf.Program `ebpf:"sql_begin"`
 	SqlEnd             *ebpf.Program `ebpf:"sql_end"`
 	StderrWrite        *ebpf.Program `ebpf:"stderr_write"`
@@ -1401,6 +1438,7 @@ func (p *AgentPrograms) Close() error {
 		p.RouterHttprouter,
 		p.RouterRoute,
 		p.RuntimeNewproc,
+		p.SdkSpanEnd,
 		p.SqlBegin,
 		p.SqlEnd,
 		p.StderrWrite,

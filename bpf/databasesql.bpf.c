@@ -355,15 +355,19 @@ static __always_inline void sql_finish(const struct probe *p, const struct runti
 
 	e.end_ns = bpf_ktime_get_ns();
 	e.process = process_of(p);
-	if (e.process) {
+	if (e.process && (f->flags & SPAN_STOOD_DOWN)) {
+		count_in(e.process, COUNT_STOOD_DOWN, 1);
+	} else if (e.process) {
 		e.error_type = go_type_of(error_tab, p->bias);
 		sql_error(&e, p, error_data);
 		sql_driver(&e, p, l, f->object[SQL_OBJECT_DB]);
 		sql_measure(p, g, f, &e);
 		if (g->sampled && e.error_type && span_is_local_root(g, f))
 			f->flags |= keep_limited(e.process, e.end_ns);
-		if (g->sampled)
+		if (span_sampled(g, f))
 			sql_emit(p, g, f, &e);
+		else if (f->flags & SPAN_FOREIGN)
+			count_in(e.process, COUNT_SAMPLED_OUT, 1);
 		else
 			sql_unsampled(p, rt, g, f, &e);
 	}

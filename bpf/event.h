@@ -33,6 +33,9 @@ enum span_flags {
 	SPAN_CRASHED = 1 << 11, /* the process died of what its goroutine did */
 	SPAN_REMOTE_LIMITED = 1 << 12, /* other traces of callers were not sampled, for there were too many */
 	SPAN_CUT_OFF = 1 << 13, /* open for too long: as it stood then */
+	SPAN_FOREIGN = 1 << 14, /* of the trace that its frame names, not the goroutine's */
+	SPAN_FOREIGN_SAMPLED = 1 << 15,
+	SPAN_STOOD_DOWN = 1 << 16, /* the program's own SDK has a span of the same */
 };
 
 /* Begins every ring record. Times are CLOCK_MONOTONIC in ns. Ids are bytes in the
@@ -62,6 +65,7 @@ enum counter {
 	COUNT_LOST_EXITED, /* open when their process ended; user space counts these */
 	COUNT_LOST_STASH_FULL, /* children of a kept trace, more than are remembered */
 	COUNT_LOST_BACKED_OFF, /* spans were given up: the probes cost the app too much */
+	COUNT_STOOD_DOWN, /* the program's own SDK has a span of the same */
 	COUNT_LOST_MAX_DURATION, /* open for too long: user space counts */
 	COUNT_LOST_UNKNOWN_PROCESS, /* begun before user space knew the process: Linux before 5.15 */
 	COUNT_DROPPED_BY_RULE, /* no spans of this request are wanted; it is measured */
@@ -111,7 +115,9 @@ struct series {
 struct process {
 	u64 bias; /* where it was loaded, minus where it was linked */
 	u32 binary;
-	u32 series[METRICS]; /* how many there are; METRICS is odd, so that no padding is left */
+	u32 sdk_server; /* its own SDK has spans of requests */
+	u32 series[METRICS]; /* how many there are; METRICS is odd */
+	u32 pad;
 	u64 log_next_ns; /* of the limit of log lines: when the next one is due */
 	u64 panicked; /* handlers whose panic the server has recovered */
 	u64 keep_next_ns; /* of the limit of kept traces: when the next one is due */
@@ -165,7 +171,7 @@ struct drop_rule {
  * error its code or cause, for a connection its addresses. */
 enum type_role {
 	TYPE_NONE,
-	TYPE_CONTEXT_INTERFACE, /* offset: a context.Context */
+	TYPE_CONTEXT_INTERFACE, /* offset: a context.Context; next: a value, see TYPE_SDK_SPAN */
 	TYPE_CONTEXT_POINTER, /* offset: pointer to a struct of type next */
 	TYPE_CONTEXT_VALUE, /* offset: embedded struct of type next */
 	TYPE_CONTEXT_INDIRECT, /* offset: pointer to a struct that holds a context.Context at next */
@@ -179,6 +185,7 @@ enum type_role {
 	TYPE_CONN_INTERFACE, /* offset: a net.Conn */
 	TYPE_CONN_POINTER, /* offset: pointer to a struct of type next */
 	TYPE_CONN_VALUE, /* offset: embedded struct of type next */
+	TYPE_SDK_SPAN, /* offset: its trace.SpanContext; next: its kind, 0: it has none */
 };
 
 struct type_key {
@@ -221,8 +228,8 @@ struct runtime_layout {
 	u32 group_elem_stride;
 	u32 group_overflow; /* hmap: the next bucket */
 	u32 netfd_addresses; /* of net.netFD: laddr, followed by raddr; 0: not readable */
-	u32 pad;
 	u32 no_spans; /* traces that begin are measured only: the agent backs off */
+	u32 sdk_spans; /* contexts may hold spans of OpenTelemetry's SDK */
 };
 
 #endif

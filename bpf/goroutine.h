@@ -232,20 +232,60 @@ static __always_inline void context_register(const struct probe *p, struct gorou
 	table_publish(e, context);
 }
 
-/* Where the open spans are that a context.Context stems from; 0 if nowhere. Walks
- * from child to parent by the types found in the binary, and stops at an unknown. */
-static __always_inline u64 context_owner(const struct probe *p, u64 itab, u64 data)
+/* Numbers of trace.SpanKind. */
+#define SDK_KIND_SERVER 2
+#define SDK_KIND_CLIENT 3
+
+/* A span of OpenTelemetry's SDK that a context holds. From trace_id on it is laid out as a
+ * trace.SpanContext begins, which user space has checked. */
+struct sdk_span {
+	u64 kind; /* trace.SpanKind, 0: unknown */
+	u64 trace_id[2];
+	u64 span_id; /* 0: there is none */
+	u64 flags;
+};
+
+/* What context_walk returns: the address of a g, or SDK_FOUND, the kind and the address of
+ * a trace.SpanContext. Addresses of the target have 47 bits, or on arm64 48. */
+#define SDK_FOUND (1ULL << 63)
+#define SDK_KIND(found) (((found) >> 48) & 7)
+#define SDK_ADDRESS(found) ((found) & ((1ULL << 48) - 1))
+
+/* The value of a context, if that is a span of the SDK. */
+static __always_inline u64 sdk_found(u64 bias, u32 binary, u64 value)
 {
-	struct type_key type = { .type = go_type_of(itab, p->bias), .binary = p->binary };
+	/* An any: its type and its data word. */
+	struct go_iface any = go_iface(value);
+	struct type_key type = { .type = any.tab ? any.tab - bias : 0, .binary = binary };
+	struct type_info *info = bpf_map_lookup_elem(&types, &type);
+	u64 kind;
+
+	if (!info || info->role != TYPE_SDK_SPAN || !go_word(any.data + info->offset + 16))
+		return 0; /* none, or one without an id */
+	kind = info->next ? go_word(any.data + info->next) & 7 : 0;
+	return SDK_FOUND | kind << 48 | SDK_ADDRESS(any.data + info->offset);
+}
+
+/* Where the open spans are that a context.Context stems from; 0 if nowhere. Walks
+ * from child to parent by the types found in the binary, and stops at an unknown. With
+ * sdk it stops at a span of the SDK, too.
+ *
+ * A global function, of numbers only: the verifier looks at it once, and not again for each
+ * program that calls it. */
+__noinline u64 context_walk(u64 bias, u64 tgid_binary, u64 itab, u64 data, u64 sdk)
+{
+	u32 tgid = tgid_binary, binary = tgid_binary >> 32;
+	struct type_key type = { .type = go_type_of(itab, bias), .binary = binary };
 
 	for (int i = 0; i < MAX_CONTEXT_DEPTH; i++) {
 		struct table_entry *owner;
 		struct type_info *info;
 		struct go_iface parent;
+		u64 found;
 
 		if (!data || !type.type)
 			return 0;
-		owner = table_find(&context_table, data, p->tgid);
+		owner = table_find(&context_table, data, tgid);
 		if (owner)
 			return owner->value;
 		info = bpf_map_lookup_elem(&types, &type);
@@ -262,6 +302,9 @@ static __always_inline u64 context_owner(const struct probe *p, u64 itab, u64 da
 			continue;
 		}
 		if (info->role == TYPE_CONTEXT_INTERFACE) {
+			found = sdk && info->next ? sdk_found(bias, binary, data + info->next) : 0;
+			if (found)
+				return found;
 			parent = go_iface(data + info->offset);
 		} else if (info->role == TYPE_CONTEXT_INDIRECT) {
 			data = go_word(data + info->offset);
@@ -272,8 +315,28 @@ static __always_inline u64 context_owner(const struct probe *p, u64 itab, u64 da
 			return 0;
 		}
 		data = parent.data;
-		type.type = go_type_of(parent.tab, p->bias);
+		type.type = go_type_of(parent.tab, bias);
 	}
+	return 0;
+}
+
+static __always_inline u64 context_owner(const struct probe *p, u64 itab, u64 data)
+{
+	return context_walk(p->bias, (u64)p->binary << 32 | p->tgid, itab, data, 0);
+}
+
+/* The same, or the nearest span of the SDK if that is nearer: then 0. */
+static __always_inline u64 context_parent(const struct probe *p, u64 itab, u64 data,
+					  struct sdk_span *sdk)
+{
+	u64 found = context_walk(p->bias, (u64)p->binary << 32 | p->tgid, itab, data, 1);
+
+	if (!(found & SDK_FOUND))
+		return found;
+	if (bpf_probe_read_user(sdk->trace_id, 32, (void *)SDK_ADDRESS(found)) ||
+	    !(sdk->trace_id[0] | sdk->trace_id[1]))
+		sdk->span_id = 0;
+	sdk->kind = SDK_KIND(found);
 	return 0;
 }
 

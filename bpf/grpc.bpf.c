@@ -55,6 +55,7 @@ int grpc_server_begin(struct pt_regs *ctx)
 	struct go_string method;
 	struct goroutine *g;
 	struct frame *f;
+	struct sdk_span sdk = {};
 	struct probe p;
 	u64 words[4], stream, parent_id;
 
@@ -76,6 +77,11 @@ int grpc_server_begin(struct pt_regs *ctx)
 		/* A worker serves one call after the other. */
 		span_unwind(&p, g, 0);
 		goroutine_delete(&p, g);
+	}
+	if (rt->sdk_spans && !context_parent(&p, context.tab, context.data, &sdk) &&
+	    sdk.kind == SDK_KIND_SERVER) {
+		count(&p, COUNT_STOOD_DOWN, 1); /* a stats handler has begun its own */
+		return 0;
 	}
 	g = goroutine_add(&p, rt);
 	if (!g) {
@@ -145,6 +151,11 @@ int grpc_server_end(struct pt_regs *ctx)
 		goto pop;
 	f = &g->frames[0];
 	span_unwind(&p, g, 1);
+	if (f->flags & SPAN_STOOD_DOWN) {
+		stash_settle(&p, process, g, 0);
+		count_in(process, COUNT_STOOD_DOWN, 1);
+		goto pop;
+	}
 	w = grpc_work(g);
 	code = grpc_status_code(l, words[2], &proto);
 	w->ending.detail = code;
@@ -218,11 +229,13 @@ static __always_inline bool grpc_is_stream(const struct grpc_layout *l, const st
 static __always_inline void grpc_stream_of(const struct probe *p, struct grpc_stream *s,
 					   const struct goroutine *g, const struct frame *f)
 {
-	s->trace_id[0] = g->trace_id[0];
-	s->trace_id[1] = g->trace_id[1];
+	bool foreign = f->flags & SPAN_FOREIGN;
+
+	s->trace_id[0] = foreign ? f->trace_id[0] : g->trace_id[0];
+	s->trace_id[1] = foreign ? f->trace_id[1] : g->trace_id[1];
 	s->owner = g->owner ? g->owner : p->goroutine;
-	s->root_id = g->root_id;
-	s->sampled = g->sampled;
+	s->root_id = foreign ? 0 : g->root_id; /* nothing waits for it */
+	s->sampled = span_sampled(g, f);
 	s->random = g->random;
 	s->backed_off = g->backed_off;
 	__builtin_memcpy(&s->frame, f, sizeof(s->frame));

@@ -497,9 +497,12 @@ static __always_inline void httpclient_finish(const struct probe *p,
 	httpclient_error(f, p, error);
 	httpclient_describe(p, l, g, f, error.tab ? 0 : response);
 	httpclient_measure(p, g, f, &e);
-	if (g->sampled) {
+	if (span_sampled(g, f)) {
 		if (httpclient_failed(f) && span_is_local_root(g, f))
 			f->flags |= keep_limited(e.process, e.end_ns);
+	} else if (f->flags & SPAN_FOREIGN) {
+		count_in(e.process, COUNT_SAMPLED_OUT, 1);
+		goto pop;
 	} else if (span_is_local_root(g, f)) {
 		/* The trace is not sampled: how its local root ends may still keep it. */
 		keep = keep_reason(e.process, g, httpclient_failed(f), e.end_ns - f->start_ns);
@@ -510,7 +513,7 @@ static __always_inline void httpclient_finish(const struct probe *p,
 		if (stash_add(p, rt, g, f, e.end_ns, &e.body))
 			goto pop;
 	}
-	if (g->sampled || keep)
+	if (span_sampled(g, f) || keep)
 		httpclient_emit(p, g, f, &e);
 	else
 		count_unsampled(e.process, g);

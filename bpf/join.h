@@ -259,14 +259,20 @@ static __always_inline bool join_adopt(const struct join *join, struct goroutine
 				       const struct runtime_layout *rt)
 {
 	struct goroutine *client = join_client(join);
+	struct frame *f;
+	bool foreign;
 	u32 flags;
 
 	if (!client)
 		return false;
-	g->trace_id[0] = client->trace_id[0];
-	g->trace_id[1] = client->trace_id[1];
+	f = span_innermost(client);
+	if (!f)
+		return false;
+	foreign = f->flags & SPAN_FOREIGN;
+	g->trace_id[0] = foreign ? f->trace_id[0] : client->trace_id[0];
+	g->trace_id[1] = foreign ? f->trace_id[1] : client->trace_id[1];
 	g->random = client->random;
-	flags = client->sampled ? TRACE_FLAG_SAMPLED : 0;
+	flags = span_sampled(client, f) ? TRACE_FLAG_SAMPLED : 0;
 	/* Again: its goroutine runs on, and may have ended the span meanwhile. */
 	if (!join_client(join))
 		return false;

@@ -37,6 +37,7 @@ struct frame {
 	u64 start_ns;
 	u64 span_id;
 	u64 parent_id;
+	u64 trace_id[2]; /* with SPAN_FOREIGN */
 	u64 sp;
 	u64 object[6]; /* of the library that began it */
 	u32 kind; /* enum record_kind of the record to come */

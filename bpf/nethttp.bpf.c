@@ -241,6 +241,11 @@ static __always_inline void nethttp_end(const struct probe *p, const struct neth
 	if (!e.process)
 		goto pop; /* as many processes as the map holds: nothing can be counted */
 	span_unwind(p, g, 1);
+	if (f->flags & SPAN_STOOD_DOWN) {
+		stash_settle(p, e.process, g, 0);
+		count_in(e.process, COUNT_STOOD_DOWN, 1);
+		goto pop;
+	}
 	f->flags |= flags;
 	size = l->response_size;
 	if (size > SCRATCH_SIZE || bpf_probe_read_user(g->scratch, size, (void *)response))

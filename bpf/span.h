@@ -46,17 +46,17 @@ static __always_inline struct frame *span_push(const struct probe *p, struct gor
 static __always_inline struct goroutine *span_owner(const struct probe *p,
 						    const struct runtime_layout *rt,
 						    u64 context_itab, u64 context_data,
-						    u64 *owner)
+						    struct sdk_span *sdk, u64 *owner)
 {
 	struct goroutine_key key = { .address = p->goroutine, .tgid = p->tgid };
-	u64 address = context_owner(p, context_itab, context_data);
+	u64 address = context_parent(p, context_itab, context_data, sdk);
 	struct lineage *l;
 	struct goroutine *g;
 
 	*owner = address;
 	if (address)
 		return goroutine_find(p, rt, address);
-	if (!rt->g_m)
+	if (!rt->g_m || sdk->span_id)
 		return NULL;
 	l = bpf_map_lookup_elem(&lineages, &key);
 	if (!l || l->goid != go_word(p->goroutine + rt->g_goid))
@@ -66,18 +66,72 @@ static __always_inline struct goroutine *span_owner(const struct probe *p,
 	return g && g->frames[0].span_id == l->span_id ? g : NULL;
 }
 
+/* Begins a span of another trace than the goroutine's. */
+static __always_inline struct frame *span_push_foreign(const struct probe *p, struct goroutine *g,
+						       u32 kind, const u64 trace_id[2],
+						       u64 parent_id, bool sampled)
+{
+	struct frame *f = span_push(p, g, kind, parent_id);
+
+	if (!f)
+		return NULL;
+	f->trace_id[0] = trace_id[0];
+	f->trace_id[1] = trace_id[1];
+	f->flags |= SPAN_FOREIGN | (sampled ? SPAN_FOREIGN_SAMPLED : 0);
+	return f;
+}
+
+/* Begins a client span below a span of the SDK, which has decided about the trace. Below one
+ * of a client it would be the same operation once more. */
+static __always_inline struct frame *span_begin_sdk(const struct probe *p,
+						    const struct runtime_layout *rt,
+						    struct goroutine *g, u32 kind,
+						    const struct sdk_span *sdk)
+{
+	if (sdk->kind == SDK_KIND_CLIENT) {
+		count(p, COUNT_STOOD_DOWN, 1);
+		return NULL;
+	}
+	if (!g)
+		g = goroutine_add(p, rt);
+	if (!g) {
+		count(p, COUNT_LOST_GOROUTINES_FULL, 1);
+		return NULL;
+	}
+	return span_push_foreign(p, g, kind, sdk->trace_id, sdk->span_id,
+				 (sdk->flags & TRACE_FLAG_SAMPLED) && !rt->no_spans);
+}
+
+/* Where requests have spans of the SDK, ours will stand down: what it hands no context
+ * must not be its child. */
+static __always_inline bool span_is_sdk_request(const struct probe *p,
+						const struct runtime_layout *rt,
+						const struct goroutine *g)
+{
+	struct process *process;
+
+	if (!rt->sdk_spans || g->depth != 1 || !g->context)
+		return false;
+	process = process_of(p);
+	return process && process->sdk_server;
+}
+
 /* Begins a client span: below the innermost open span of the goroutine, else below the
  * span that its context or its starter has open, else as a root. */
 static __always_inline struct frame *span_begin_child(const struct probe *p,
 						      const struct runtime_layout *rt, u32 kind,
 						      u64 context_itab, u64 context_data)
 {
-	struct goroutine *g, *owner;
-	u64 parent_id = 0, owner_address = 0;
+	struct goroutine *g, *owner = NULL;
+	u64 parent_id = 0, owner_address = 0, trace_id[2];
+	struct sdk_span sdk = {};
 
 	g = goroutine_find(p, rt, p->goroutine);
+	if (!g || rt->sdk_spans)
+		owner = span_owner(p, rt, context_itab, context_data, &sdk, &owner_address);
+	if (sdk.span_id)
+		return span_begin_sdk(p, rt, g, kind, &sdk);
 	if (!g) {
-		owner = span_owner(p, rt, context_itab, context_data, &owner_address);
 		g = goroutine_add(p, rt);
 		if (!g) {
 			count(p, COUNT_LOST_GOROUTINES_FULL, 1);
@@ -96,6 +150,11 @@ static __always_inline struct frame *span_begin_child(const struct probe *p,
 		} else {
 			trace_new(g, rt);
 		}
+	} else if (!owner && span_is_sdk_request(p, rt, g)) {
+		trace_id[0] = random_u64();
+		trace_id[1] = random_id();
+		return span_push_foreign(p, g, kind, trace_id, 0,
+					 !rt->no_spans && sample(trace_id[1], false, 0));
 	} else if (g->depth) {
 		parent_id = g->frames[(g->depth - 1) & (MAX_FRAMES - 1)].span_id;
 	}
@@ -138,7 +197,7 @@ static __always_inline void record_fill(struct record_header *r, const struct pr
 	r->binary = p->binary;
 	r->start_ns = f->start_ns;
 	r->end_ns = end_ns;
-	__builtin_memcpy(r->trace_id, g->trace_id, 16);
+	__builtin_memcpy(r->trace_id, f->flags & SPAN_FOREIGN ? f->trace_id : g->trace_id, 16);
 	__builtin_memcpy(r->span_id, &f->span_id, 8);
 	__builtin_memcpy(r->parent_id, &f->parent_id, 8);
 	r->series = series;
@@ -195,6 +254,12 @@ static __always_inline void record_submit(struct process *process, void *record)
 static __always_inline bool span_is_local_root(const struct goroutine *g, const struct frame *f)
 {
 	return g->root_id == f->span_id;
+}
+
+/* Whether a span is sampled: as its trace is. */
+static __always_inline bool span_sampled(const struct goroutine *g, const struct frame *f)
+{
+	return f->flags & SPAN_FOREIGN ? f->flags & SPAN_FOREIGN_SAMPLED : g->sampled;
 }
 
 /* Counts spans of a trace that is not sampled, by the reason for that. */

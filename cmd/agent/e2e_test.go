@@ -79,6 +79,7 @@ func TestE2E(t *testing.T) {
 	t.Run("streams", e.testStreams)
 	t.Run("stream flood", e.testStreamFlood)
 	t.Run("discovery", e.testDiscovery)
+	t.Run("sdk", e.testSDK)
 }
 
 const shopDir = "../../scripts/shop"

@@ -301,6 +301,7 @@ var counterNames = [bpf.AgentCounterCOUNTERS]string{
 	bpf.AgentCounterCOUNT_LOST_UNFINISHED:      "unfinished",
 	bpf.AgentCounterCOUNT_LOST_EXITED:          "exited",
 	bpf.AgentCounterCOUNT_LOST_MAX_DURATION:    "max_duration",
+	bpf.AgentCounterCOUNT_STOOD_DOWN:           "stood_down",
 	bpf.AgentCounterCOUNT_LOST_STASH_FULL:      "stash_full",
 	bpf.AgentCounterCOUNT_LOST_BACKED_OFF:      "backed_off",
 	bpf.AgentCounterCOUNT_LOST_UNKNOWN_PROCESS: "unknown_process",

@@ -140,6 +140,9 @@ func (b *executable) writeRuntime(put putFunc) error {
 	}
 	b.headerLayout(&layout)
 	b.connLayout(&layout)
+	if sdk := sdkTypes(b.info); len(sdk) > 0 {
+		layout.SdkSpans = 1
+	}
 	if err := put("runtime_layouts", b.id, &layout); err != nil {
 		return fmt.Errorf("store runtime layout: %w", err)
 	}

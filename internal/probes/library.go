@@ -17,6 +17,7 @@ var libraries = []*library{
 	&netHTTP,
 	&routers,
 	&netHTTPClient,
+	&otelSDK,
 	&databaseSQL,
 	&grpc,
 	&goRuntime,

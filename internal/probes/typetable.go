@@ -23,7 +23,7 @@ func contextInfo(t gobin.ContextType) bpf.AgentTypeInfo {
 	case gobin.ContextVia:
 		role, info.Next = bpf.AgentTypeRoleTYPE_CONTEXT_INDIRECT, t.Via
 		if t.Direct {
-			role, info.Offset = bpf.AgentTypeRoleTYPE_CONTEXT_INTERFACE, uint32(t.Via)
+			role, info.Offset, info.Next = bpf.AgentTypeRoleTYPE_CONTEXT_INTERFACE, uint32(t.Via), 0
 		}
 	}
 	info.Role = uint32(role)
@@ -74,8 +74,20 @@ func (b *executable) writeTypes(put putFunc) error {
 	if err != nil && !errors.As(err, &missing) { // a program may have no contexts
 		return fmt.Errorf("read context types: %w", err)
 	}
+	sdk := sdkTypes(b.info)
 	for _, t := range contexts {
-		if err := putType(t.Addr, contextInfo(t)); err != nil {
+		info := contextInfo(t)
+		if len(sdk) > 0 && t.Name == "*context.valueCtx" {
+			if f, err := b.info.Field("context.valueCtx", "val"); err == nil {
+				info.Next = f.Offset
+			}
+		}
+		if err := putType(t.Addr, info); err != nil {
+			return err
+		}
+	}
+	for addr, info := range sdk {
+		if err := putType(addr, info); err != nil {
 			return err
 		}
 	}
