@@ -334,8 +334,16 @@ func (e *e2e) testCrashes(t *testing.T, path string) {
 
 // testExit ends a process with a request open: the span is lost, and counted.
 func (e *e2e) testExit(t *testing.T, path, how string) {
-	s := startLogging(t, path)
-	w := e.startAgent(t, "--pid", fmt.Sprint(s.pid()))
+	var s logging
+	var w *watcher
+	if how == "kill" {
+		// A process that began after the agent, and whose first request is its last.
+		w = e.startAgent(t, "--exe", path)
+		s = startLogging(t, path)
+	} else {
+		s = startLogging(t, path)
+		w = e.startAgent(t, "--pid", fmt.Sprint(s.pid()))
+	}
 	sendBy(loner, http.MethodGet, s.url+"/crash/"+how, nil)
 	if !s.ends(5 * time.Second) {
 		t.Fatal("the server lives")

@@ -190,11 +190,9 @@ func (t *targets) introduceAll(b *executable, pid int) error {
 
 // meet makes a target of a process that has just called execve, if it runs a binary that
 // is probed in all processes, or did run one: without cookies its first request would
-// else not be seen. It is called by the reader of the ring.
+// else not be seen, and what a process has open that ends before its first record would
+// stay. It is called by the reader of the ring.
 func (t *targets) meet(pid int, known bool) {
-	if t.kernel.mode != attachLookup {
-		return
-	}
 	p, err := process.Open(pid)
 	if err != nil {
 		return // gone
