@@ -7,10 +7,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/plainframework/agent/internal/probes/gobin/gobintest"
 )
 
 // The tests read binaries that they build: testdata/app by each of these
@@ -20,12 +22,6 @@ var (
 	archesFlag   = flag.String("gobin.arches", "amd64,arm64", "architectures to build test binaries for")
 	tableFlag    = flag.Bool("gobin.table", false, "print the probe sites found")
 )
-
-// lastPatch is the patch release to use of each minor release.
-var lastPatch = map[string]string{
-	"1.18": "1.18.10", "1.19": "1.19.13", "1.20": "1.20.14", "1.21": "1.21.13", "1.22": "1.22.12",
-	"1.23": "1.23.12", "1.24": "1.24.13", "1.25": "1.25.14", "1.26": "1.26.8", "1.27": "1.27.4",
-}
 
 // target is one way to build the test program.
 type target struct {
@@ -132,13 +128,11 @@ func build(t testing.TB, tg target) string {
 	cmd.Dir = filepath.Join("testdata", "app")
 	toolchain := "local"
 	if tg.version != "local" {
-		p, ok := lastPatch[tg.version]
-		if !ok {
+		i := slices.IndexFunc(gobintest.Releases, func(r string) bool { return strings.HasPrefix(r, tg.version+".") })
+		if i < 0 {
 			t.Fatalf("no patch release known of Go %s", tg.version)
 		}
-		if "go"+p != runtime.Version() {
-			toolchain = "go" + p
-		}
+		toolchain = gobintest.Toolchain(gobintest.Releases[i])
 	}
 	cgo := "0"
 	if tg.cgo {

@@ -1,121 +1,28 @@
 package gobin
 
 import (
-	"debug/dwarf"
-	"debug/elf"
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/plainframework/agent/internal/probes/gobin/gobintest"
 )
 
-// dwarfStruct is a struct as DWARF tells it.
-type dwarfStruct struct {
-	size   int64
-	fields []dwarfField
+// layouts is a binary as gobintest compares it.
+type layouts struct{ *Binary }
+
+func (l layouts) FieldAt(structName, path string) (offset, size uint64, kind reflect.Kind, err error) {
+	f, err := l.Field(structName, path)
+	return f.Offset, f.Size, f.Kind, err
 }
 
-type dwarfField struct {
-	name         string
-	offset, size int64
-	kind         reflect.Kind // Invalid if DWARF does not tell
-}
-
-type dwarfInfo struct {
-	structs map[string]dwarfStruct
-	inlined map[string]bool   // names of functions that were inlined somewhere
-	types   map[string]uint64 // addresses of descriptors
-}
-
-const (
-	attrGoKind        dwarf.Attr = 0x2900
-	attrGoRuntimeType dwarf.Attr = 0x2904
-)
-
-func readDWARF(t testing.TB, path string) *dwarfInfo {
+func readDWARF(t testing.TB, path string) *gobintest.DWARF {
 	t.Helper()
-	f, err := elf.Open(path)
+	d, err := gobintest.ReadDWARF(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	d, err := f.DWARF()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := dwarfCollector{
-		d: d, info: &dwarfInfo{make(map[string]dwarfStruct), make(map[string]bool), make(map[string]uint64)},
-		names: make(map[dwarf.Offset]string), origins: make(map[dwarf.Offset]bool),
-	}
-	r := d.Reader()
-	for {
-		e, err := r.Next()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if e == nil {
-			break
-		}
-		if err := c.add(e); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for o := range c.origins {
-		c.info.inlined[c.names[o]] = true
-	}
-	return c.info
-}
-
-type dwarfCollector struct {
-	d       *dwarf.Data
-	info    *dwarfInfo
-	names   map[dwarf.Offset]string // of functions
-	origins map[dwarf.Offset]bool   // of inlined calls
-}
-
-func (c *dwarfCollector) add(e *dwarf.Entry) error {
-	name, _ := e.Val(dwarf.AttrName).(string)
-	if a, ok := e.Val(attrGoRuntimeType).(uint64); ok && a != 0 {
-		c.info.types[name] = a
-	}
-	switch e.Tag {
-	case dwarf.TagStructType:
-		kind, _ := e.Val(attrGoKind).(int64)
-		typ, err := c.d.Type(e.Offset)
-		if err != nil {
-			return err
-		}
-		s, ok := typ.(*dwarf.StructType)
-		if !ok || reflect.Kind(kind&kindMask) != reflect.Struct {
-			break
-		}
-		out := dwarfStruct{size: s.ByteSize}
-		for _, f := range s.Field {
-			out.fields = append(out.fields, dwarfField{f.Name, f.ByteOffset, f.Type.Size(), dwarfKind(f.Type)})
-		}
-		c.info.structs[name] = out
-	case dwarf.TagSubprogram:
-		c.names[e.Offset] = name
-	case dwarf.TagInlinedSubroutine:
-		if o, ok := e.Val(dwarf.AttrAbstractOrigin).(dwarf.Offset); ok {
-			c.origins[o] = true
-		}
-	}
-	return nil
-}
-
-// dwarfKind tells the kinds that have a DWARF type of their own.
-func dwarfKind(t dwarf.Type) reflect.Kind {
-	switch t := t.(type) {
-	case *dwarf.TypedefType:
-		return dwarfKind(t.Type)
-	case *dwarf.PtrType:
-		return reflect.Pointer
-	case *dwarf.ArrayType:
-		return reflect.Array
-	case *dwarf.BoolType:
-		return reflect.Bool
-	}
-	return reflect.Invalid
+	return d
 }
 
 // required are the structs and fields that probes read, by the release from
@@ -189,48 +96,18 @@ func compareFields(t *testing.T, tg target) {
 	twin.strip = false
 	b := open(t, tg)
 	d := readDWARF(t, build(t, twin))
-	structs, fields := 0, 0
-	for name, want := range d.structs {
-		size, err := b.StructSize(name)
-		if err != nil {
-			continue // not all have a descriptor; see required
-		}
-		structs++
-		if int64(size) != want.size {
-			t.Errorf("%s: size %d, DWARF says %d", name, size, want.size)
-		}
-		for _, f := range want.fields {
-			fields++
-			compareField(t, b, name, f)
-		}
+	c := d.Compare(layouts{b})
+	for _, w := range c.Wrong {
+		t.Error(w)
 	}
-	if structs < 400 || fields < 1500 {
-		t.Errorf("only %d structs and %d fields compared", structs, fields)
+	if c.Structs < 400 || c.Fields < 1500 {
+		t.Errorf("only %d structs and %d fields compared", c.Structs, c.Fields)
 	}
 	checkRequired(t, b, d)
-	t.Logf("%d structs, %d fields", structs, fields)
+	t.Logf("%d structs, %d fields", c.Structs, c.Fields)
 }
 
-func compareField(t *testing.T, b *Binary, name string, want dwarfField) {
-	t.Helper()
-	got, err := b.Field(name, want.name)
-	if want.name == "_" {
-		return // there may be several
-	}
-	if err != nil {
-		t.Errorf("%s.%s: %v", name, want.name, err)
-		return
-	}
-	if int64(got.Offset) != want.offset || int64(got.Size) != want.size {
-		t.Errorf("%s.%s: at %d, %d bytes; DWARF says %d, %d bytes", name, want.name, got.Offset, got.Size, want.offset, want.size)
-	}
-	if k := want.kind; k != reflect.Invalid && k != got.Kind &&
-		!(k == reflect.Pointer && (got.Kind == reflect.Map || got.Kind == reflect.Chan || got.Kind == reflect.Func || got.Kind == reflect.UnsafePointer)) {
-		t.Errorf("%s.%s: kind %s, DWARF says %s", name, want.name, got.Kind, k)
-	}
-}
-
-func checkRequired(t *testing.T, b *Binary, d *dwarfInfo) {
+func checkRequired(t *testing.T, b *Binary, d *gobintest.DWARF) {
 	t.Helper()
 	v := minor(t, b)
 	for _, r := range required {
@@ -243,7 +120,7 @@ func checkRequired(t *testing.T, b *Binary, d *dwarfInfo) {
 			if !want && err == nil {
 				t.Errorf("%s.%s: found, though Go 1.%d has none", r.name, f, v)
 			}
-			if _, ok := d.structs[r.name]; want && !ok {
+			if _, ok := d.Structs[r.name]; want && !ok {
 				t.Errorf("%s: not in DWARF, so not compared", r.name)
 			}
 		}
@@ -261,7 +138,7 @@ func TestTypeAddrMatchesDWARF(t *testing.T) {
 				b := open(t, tg)
 				d := readDWARF(t, build(t, tg))
 				n := 0
-				for name, want := range d.types {
+				for name, want := range d.Types {
 					got, err := b.TypeAddr(name)
 					if err != nil {
 						continue
@@ -275,7 +152,7 @@ func TestTypeAddrMatchesDWARF(t *testing.T) {
 					t.Errorf("only %d types compared", n)
 				}
 				for _, name := range []string{"*net/http.response", "net/http.Header", "*context.valueCtx", "error", "*main.embedsStruct"} {
-					if _, ok := d.types[name]; !ok {
+					if _, ok := d.Types[name]; !ok {
 						t.Errorf("%s is not in DWARF", name)
 					}
 					if _, err := b.TypeAddr(name); err != nil {
@@ -295,10 +172,10 @@ func TestInlinedMatchesDWARF(t *testing.T) {
 		t.Run(tg.String(), func(t *testing.T) {
 			b := open(t, tg)
 			d := readDWARF(t, build(t, tg))
-			if len(d.inlined) < 500 {
-				t.Fatalf("only %d inlined functions in DWARF", len(d.inlined))
+			if len(d.Inlined) < 500 {
+				t.Fatalf("only %d inlined functions in DWARF", len(d.Inlined))
 			}
-			for name := range d.inlined {
+			for name := range d.Inlined {
 				if i := strings.IndexByte(name, '['); i >= 0 && minor(t, b) == 20 {
 					// This release's function table spells type arguments so.
 					name = name[:i] + "[...]" + name[strings.LastIndexByte(name, ']')+1:]
@@ -308,8 +185,8 @@ func TestInlinedMatchesDWARF(t *testing.T) {
 				}
 			}
 			// Four names of assembly and the like may come on top.
-			if n := len(b.funcs.inlined.names); n > len(d.inlined)+4 {
-				t.Errorf("%d functions in inline trees, DWARF says %d", n, len(d.inlined))
+			if n := len(b.funcs.inlined.names); n > len(d.Inlined)+4 {
+				t.Errorf("%d functions in inline trees, DWARF says %d", n, len(d.Inlined))
 			}
 		})
 	}

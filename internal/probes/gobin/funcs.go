@@ -175,7 +175,8 @@ func orTables(err error) error {
 const minWrapperID = 21
 
 // isCalled tells the wrappers to keep: those of method values, "-fm", and of deferred
-// calls with arguments. The runtime calls them, and other code does not inline them.
+// calls with arguments, which the runtime calls, and other code does not inline; and
+// runtime.deferreturn, which is marked so to be left out of stack traces.
 func (b *Binary) isCalled(v *view, i uint32) bool {
 	_, off, ok := b.ftabAt(v, uint64(i))
 	if !ok {
@@ -186,7 +187,7 @@ func (b *Binary) isCalled(v *view, i uint32) bool {
 		return false
 	}
 	name, ok := b.funcName(v, f.nameOff)
-	return ok && (strings.HasSuffix(name, "-fm") || strings.Contains(name, ".deferwrap"))
+	return ok && (strings.HasSuffix(name, "-fm") || strings.Contains(name, ".deferwrap") || name == "runtime.deferreturn")
 }
 
 // function returns the function at index i of ftab.

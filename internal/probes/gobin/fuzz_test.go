@@ -203,6 +203,7 @@ func FuzzDecode(f *testing.F) {
 			in(bin.ErrorPath(fn, c, 0, AfterOptions{}))
 			in(bin.ReturnAfter(fn, c, AfterOptions{}))
 			in(bin.CallSite(fn, c))
+			in(bin.BeforeReturn(fn, c, []int{0, 1}))
 		}
 		_, _ = bin.ReturnSites(fn)
 	})

@@ -135,9 +135,12 @@ var callHooks = []struct {
 		return b.AfterCall(fn, Call{Indirect: true}, AfterOptions{Results: []int{0, 1, 2}, InRegs: true, After: &Call{Callee: "net/http.(*Transport).alternateRoundTripper"}})
 	}, []int{0, 1, 2}, true},
 	{"ServeMux: pattern", 22, 0, "net/http.(*ServeMux).ServeHTTP", after(Call{Callee: "net/http.(*ServeMux).findHandler"}, 2, 3), []int{2, 3}, true},
-	{"ServeMux: pattern (old)", 0, 22, "net/http.(*ServeMux).ServeHTTP", func(b *Binary, fn *Func) (Site, error) {
-		return b.AfterCall(fn, Call{Callee: "net/http.(*ServeMux).Handler"}, AfterOptions{Results: []int{2, 3}, InRegs: true, Stepped: true})
-	}, []int{2, 3}, false},
+	{"ServeMux: pattern, as before 1.22", 22, 0, "net/http.(*serveMux121).handler", beforeReturn, []int{2, 3}, true},
+	{"ServeMux: pattern (old)", 0, 22, "net/http.(*ServeMux).handler", beforeReturn, []int{2, 3}, true},
+}
+
+func beforeReturn(b *Binary, fn *Func) (Site, error) {
+	return b.BeforeReturn(fn, Call{Indirect: true, N: -1}, []int{2, 3})
 }
 
 const roundTrip = "net/http.(*Transport).roundTrip"

@@ -219,7 +219,8 @@ func (img *image) findTypes(v *view, md *moduledata) error {
 	for _, i := range order {
 		c := candidate{start: md.words[i]}
 		seg := img.segmentOf(c.start)
-		if seg == nil || seg.exec || c.start%8 != 0 {
+		// C linkers may put read-only data and code into one segment.
+		if seg == nil || c.start%8 != 0 || c.start >= md.text && c.start < md.etext {
 			continue
 		}
 		for _, w := range md.words[i+1 : i+3] {

@@ -10,7 +10,11 @@ var allBuildsFlag = flag.Bool("gobin.builds", false, "also read -race, unoptimiz
 
 // otherBuilds returns ways to build that change code or tables.
 func otherBuilds() []target {
-	list := []target{{extra: "-gcflags=database/sql=-N -l"}}
+	list := []target{
+		{extra: "-gcflags=database/sql=-N -l"},
+		// Code and types in one segment, as C linkers for arm64 have it.
+		{cgo: true, extra: "-ldflags=-linkmode=external -extldflags=-Wl,-z,noseparate-code"},
+	}
 	if *allBuildsFlag {
 		list = append(list,
 			target{extra: "-race", cgo: true},
