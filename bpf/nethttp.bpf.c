@@ -7,7 +7,8 @@
  *   begin  serverHandler.ServeHTTP        the request is parsed, the handler begins; where a
  *                                         PGO build inlined it, right after readRequest
  *          (*serverConn).runHandler       HTTP/2 that does not go through serverHandler
- *   route  (*ServeMux).ServeHTTP          the pattern, where the mux matched it
+ *   route  (*ServeMux).ServeHTTP          the pattern, where the mux matched it; in that of
+ *          (*ServeMux).handler            Go up to 1.21, which 1.22 calls serveMux121
  *   end    (*response).finishRequest      the handler returned
  *          (*conn).serve.func1            deferred, once a connection: ends what a panic,
  *                                         Goexit, abort or hijack left open
@@ -159,35 +160,54 @@ static __always_inline struct goroutine *nethttp_route_owner(struct pt_regs *ctx
 	return owner ? goroutine_find(p, rt, owner) : NULL;
 }
 
-/* At a branch right after the call that matched: its results (h Handler, pattern
- * string, ...) are still in registers. */
+/* Variants of nethttp_route. */
+enum http_route_site {
+	HTTP_ROUTE_RESULT, /* right after the call that matched: its results (h Handler, pattern
+			    * string, ...) are still in registers */
+	HTTP_ROUTE_STACK, /* in the function that matched, its own results on its stack */
+};
+
+/* Bytes of stack from (*ServeMux).ServeHTTP to there; some releases take a few less. */
+#define HTTP_MUX_FRAMES 592
+
 SEC("uprobe")
 int nethttp_route(struct pt_regs *ctx)
 {
+	struct go_string pattern = { .ptr = GO_REG2(ctx), .len = GO_REG3(ctx) };
+	struct nethttp_layout *l;
 	struct goroutine *g;
 	struct probe p;
-	u64 len = GO_REG3(ctx);
+	u64 len;
 	u32 depth;
 
 	if (!probe_enter(ctx, &p))
 		return 0;
+	if (p.variant == HTTP_ROUTE_STACK) {
+		l = nethttp_layout(&p);
+		if (!l)
+			return 0;
+		pattern = go_string(GO_SP(ctx) + l->route_slot);
+	}
+	len = pattern.len;
 	if (!len || len > (1 << 20))
 		return 0;
 	g = goroutine_here(&p);
 	depth = route_depth(ctx, &p, g != NULL);
-	if (!g)
+	if (p.variant == HTTP_ROUTE_STACK)
+		depth -= HTTP_MUX_FRAMES / 2;
+	if (!g && p.variant == HTTP_ROUTE_RESULT)
 		g = nethttp_route_owner(ctx, &p);
 	if (!g || g->frames[0].kind != RECORD_HTTP_SERVER)
 		return 0;
 	if (len > ROUTE_MAX)
 		len = ROUTE_MAX;
-	if (bpf_probe_read_user(g->route, len, (void *)GO_REG2(ctx))) {
+	if (bpf_probe_read_user(g->route, len, (void *)pattern.ptr)) {
 		count(&p, COUNT_BAD_READ, 1);
 		return 0;
 	}
 	text_pad((u8 *)g->route, len);
 	g->route_len = len; /* the innermost mux matched last, and knows best */
-	g->route_at = GO_REG2(ctx);
+	g->route_at = pattern.ptr;
 	g->route_depth = depth;
 	return 0;
 }

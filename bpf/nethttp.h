@@ -39,6 +39,7 @@ struct nethttp_layout {
 	u32 request_url;
 	u32 url_path;
 	u32 url_raw_path;
+	u32 route_slot; /* of the pattern at HTTP_ROUTE_STACK, from the stack pointer */
 	/* What the route's own probe was good for: user space detaches it where the
 	 * request that the server made has the pattern all the same. */
 	u32 route_same; /* counted up to ROUTE_COUNTED */

@@ -219,6 +219,9 @@ func (b *executable) planGroup(lib *library, g group) {
 	status := GroupStatus{Library: lib.name, Group: g.name, State: groupAttached}
 	var found []planned
 	for _, h := range g.hooks {
+		if h.when != nil && !h.when(b.info) {
+			continue
+		}
 		h, sites, err := h.find(b.info)
 		var missing *gobin.MissingError
 		if h.prunable && errors.As(err, &missing) {

@@ -76,6 +76,9 @@ type group struct {
 // hook is one program and the sites that it is attached to. Several groups may name
 // the same hook; it is attached once.
 type hook struct {
+	// when limits the hook to binaries for which it returns true, where releases of a
+	// library differ; nil: none.
+	when    func(*gobin.Binary) bool
 	program string
 	variant uint8 // tells the sites of one program apart; 0 to 15
 	sites   siteFinder

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -28,7 +29,8 @@ var netHTTP = library{
 			{program: "nethttp_server_end", sites: entry("net/http.(*response).finishRequest")},
 			{program: "nethttp_server_end", variant: uint8(bpf.AgentHttpEndSiteHTTP_CONNECTION_END), sites: entry("net/http.(*conn).serve.func1")},
 			{program: "nethttp_server_end", variant: uint8(bpf.AgentHttpEndSiteHTTP_CRASH), sites: entry("runtime.startpanic_m"), optional: true},
-			{program: "nethttp_route", sites: routeSite, optional: true, choice: choiceRoute},
+			{program: "nethttp_route", when: hasFindHandler, sites: routeResult, optional: true, choice: choiceRoute},
+			{program: "nethttp_route", when: hasMuxHandler, variant: uint8(bpf.AgentHttpRouteSiteHTTP_ROUTE_STACK), sites: routeStack, optional: true, choice: choiceRoute},
 			{
 				program: "nethttp_server_begin", sites: entry("net/http.serverHandler.ServeHTTP"),
 				instead: &hook{
@@ -65,6 +67,7 @@ var netHTTP = library{
 		}
 		layout.ConnRwc = l.optional(conn, "rwc")
 		layout.RequestPattern = patternOffset(l)
+		_, layout.RouteSlot, _ = muxHandlerPattern(l.binary) // the hook says what is wrong
 		layout.RequestSize = requestSize(l, layout)
 		layout.ResponseSize = l.upTo(scratchSize, layout.ResponseReq, layout.ResponseStatus,
 			layout.ResponseWroteHeader)
@@ -105,19 +108,58 @@ func requestSize(l *layouts, layout *bpf.AgentNethttpLayout) uint32 {
 // httpServe is in every program that serves HTTP.
 const httpServe = "net/http.serverHandler.ServeHTTP"
 
-// routeSite is where (*ServeMux) has matched a pattern: at the first branch after
-// the call, the pattern is still in registers. From Go 1.22 on it is a result of
-// findHandler; before, of match, which knows no methods or wildcards. Programs whose go.mod
-// asks for less than Go 1.22 get that older mux also from newer releases, with match
-// inlined: the pattern is nowhere to be had then.
-var routeSite = firstOf(
-	inFunc("net/http.(*ServeMux).ServeHTTP", func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
-		return b.AfterCall(f, gobin.Call{Callee: "net/http.(*ServeMux).findHandler"}, inRegisters(2, 3))
-	}),
-	inFunc("net/http.(*ServeMux).handler", func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
-		return b.AfterCall(f, gobin.Call{Callee: "net/http.(*ServeMux).match", N: -1}, inRegisters(2, 3))
-	}),
-)
+// routeResult is where (*ServeMux) has matched a pattern, from Go 1.22 on: at the first
+// branch after the call, the pattern is still in registers.
+var routeResult = inFunc("net/http.(*ServeMux).ServeHTTP", func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
+	return b.AfterCall(f, gobin.Call{Callee: findHandler}, inRegisters(2, 3))
+})
+
+const findHandler = "net/http.(*ServeMux).findHandler"
+
+func hasFindHandler(b *gobin.Binary) bool { return has(b, findHandler) }
+
+// routeStack is the same for the ServeMux of Go up to 1.21, which later releases keep for
+// programs whose go.mod names no newer one (GODEBUG=httpmuxgo121). Its match is inlined;
+// the pattern is in the stack frame of handler while that unlocks the mux.
+func routeStack(b *gobin.Binary) ([]gobin.Site, error) {
+	site, _, err := muxHandlerPattern(b)
+	return one(site, err)
+}
+
+// muxHandlers are where the old ServeMux matches, by release.
+var muxHandlers = []string{"net/http.(*ServeMux).handler", "net/http.(*serveMux121).handler"}
+
+// muxUnlocks are the calls by which they unlock the mux: that of the deferred function, or
+// of the runtime, in builds with -race. One of the latter is for panics only.
+var muxUnlocks = []gobin.Call{{Indirect: true, N: -1}, {Callee: "runtime.deferreturn", N: -1}, {Callee: "runtime.deferreturn"}}
+
+func hasMuxHandler(b *gobin.Binary) bool {
+	return slices.ContainsFunc(muxHandlers, func(f string) bool { return has(b, f) })
+}
+
+// muxHandlerPattern returns the site, and where the pattern is from the stack pointer.
+func muxHandlerPattern(b *gobin.Binary) (site gobin.Site, slot uint32, err error) {
+	for _, name := range muxHandlers {
+		var f *gobin.Func
+		if f, err = b.Func(name); err != nil {
+			continue
+		}
+		for _, unlock := range muxUnlocks {
+			if site, err = b.BeforeReturn(f, unlock, []int{2, 3}); err == nil {
+				break
+			}
+		}
+		if err != nil {
+			return site, 0, err
+		}
+		at := site.Where[2].Offset
+		if at < 0 || at > 1<<12 || site.Where[3].Offset != at+8 {
+			return site, 0, fmt.Errorf("the results of %s are not next to each other", name)
+		}
+		return site, uint32(at), nil
+	}
+	return site, 0, err
+}
 
 // knownMethods are the values of http.request.method besides _OTHER.
 var knownMethods = map[string]bool{
