@@ -333,6 +333,13 @@ const (
 	AgentHttpMethodHTTP_METHODS   AgentHttpMethod = 11
 )
 
+type AgentHttpRouteSite uint32
+
+const (
+	AgentHttpRouteSiteHTTP_ROUTE_RESULT AgentHttpRouteSite = 0
+	AgentHttpRouteSiteHTTP_ROUTE_STACK  AgentHttpRouteSite = 1
+)
+
 type AgentHttpServer uint32
 
 const (
@@ -516,11 +523,11 @@ type AgentNethttpLayout struct {
 	RequestUrl          uint32
 	UrlPath             uint32
 	UrlRawPath          uint32
+	RouteSlot           uint32
 	RouteSame           uint32
 	RouteOther          uint32
 	RouteMissing        uint32
 	RequestInline       uint32
-	Pad                 uint32
 }
 
 type AgentPanicked struct {
@@ -988,6 +995,7 @@ const (
 	AgentVarReferToHttpBeginSite     = "refer_to_http_begin_site"
 	AgentVarReferToHttpEndSite       = "refer_to_http_end_site"
 	AgentVarReferToHttpMethod        = "refer_to_http_method"
+	AgentVarReferToHttpRouteSite     = "refer_to_http_route_site"
 	AgentVarReferToHttpServer        = "refer_to_http_server"
 	AgentVarReferToHttpServerRecord  = "refer_to_http_server_record"
 	AgentVarReferToHttpText          = "refer_to_http_text"
@@ -1172,6 +1180,7 @@ type AgentVariableSpecs struct {
 	ReferToHttpBeginSite     *ebpf.VariableSpec `ebpf:"refer_to_http_begin_site"`
 	ReferToHttpEndSite       *ebpf.VariableSpec `ebpf:"refer_to_http_end_site"`
 	ReferToHttpMethod        *ebpf.VariableSpec `ebpf:"refer_to_http_method"`
+	ReferToHttpRouteSite     *ebpf.VariableSpec `ebpf:"refer_to_http_route_site"`
 	ReferToHttpServer        *ebpf.VariableSpec `ebpf:"refer_to_http_server"`
 	ReferToHttpServerRecord  *ebpf.VariableSpec `ebpf:"refer_to_http_server_record"`
 	ReferToHttpText          *ebpf.VariableSpec `ebpf:"refer_to_http_text"`
@@ -1339,6 +1348,7 @@ type AgentVariables struct {
 	ReferToHttpBeginSite     *ebpf.Variable `ebpf:"refer_to_http_begin_site"`
 	ReferToHttpEndSite       *ebpf.Variable `ebpf:"refer_to_http_end_site"`
 	ReferToHttpMethod        *ebpf.Variable `ebpf:"refer_to_http_method"`
+	ReferToHttpRouteSite     *ebpf.Variable `ebpf:"refer_to_http_route_site"`
 	ReferToHttpServer        *ebpf.Variable `ebpf:"refer_to_http_server"`
 	ReferToHttpServerRecord  *ebpf.Variable `ebpf:"refer_to_http_server_record"`
 	ReferToHttpText          *ebpf.Variable `ebpf:"refer_to_http_text"`

@@ -46,7 +46,6 @@ struct nethttp_layout {
 	u32 route_other; /* the pattern was on a copy of the request only */
 	u32 route_missing; /* no probe, no pattern, and not "not found" */
 	u32 request_inline; /* response_req is the request itself, not a pointer to it */
-	u32 pad;
 };
 
 /* Which server it is, and so which layout is its own. */

@@ -54,6 +54,7 @@ func TestE2E(t *testing.T) {
 	t.Run("context", e.testRemoteParent)
 	t.Run("broken", e.testBrokenConnections)
 	t.Run("targets", e.testTargets)
+	t.Run("changes", e.testChanges)
 	t.Run("quick", e.testFirstSpan)
 	t.Run("kill", e.testKill)
 	t.Run("postgres", e.testPostgresExporter)

@@ -185,6 +185,15 @@ func (b *executable) headerLayout(layout *bpf.AgentRuntimeLayout) {
 // scratchSize is SCRATCH_SIZE of bpf/maps.h.
 const scratchSize = 512
 
+// field is where a field is; [Examine] is told of it.
+func (b *executable) field(structName, path string) (gobin.Field, error) {
+	f, err := b.info.Field(structName, path)
+	if err == nil && b.looked != nil {
+		b.looked(structName, path, f)
+	}
+	return f, err
+}
+
 // writeLibrary plans the hooks of one library and stores its layout.
 func (b *executable) writeLibrary(put putFunc, lib *library) error {
 	l := layouts{binary: b.info, looked: b.looked}

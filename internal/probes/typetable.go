@@ -110,7 +110,7 @@ func (b *executable) writeTypes(put putFunc) error {
 		}
 		var f gobin.Field
 		if c.structName != "" {
-			if f, err = b.info.Field(c.structName, c.field); err != nil {
+			if f, err = b.field(c.structName, c.field); err != nil {
 				continue
 			}
 		}

@@ -28,6 +28,7 @@ func (g group) String() string { return strings.TrimSpace(g.library + " " + g.na
 // stdGroups are those of testdata/std.
 var stdGroups = []group{
 	{library: "net/http", name: "server"},
+	{library: "net/http/client", name: "client"},
 	{library: "database/sql", name: "DB"},
 	{library: "database/sql", name: "Stmt"},
 	{library: "database/sql", name: "Tx"},
@@ -151,11 +152,20 @@ func (r *result) checkGroups(x *probes.Examination, groups []group) {
 
 // absent notes a hook that has no site; where nothing explains it, it is a problem.
 func (r *result) absent(what, reason string) {
+	if nothingToProbe(reason) {
+		return
+	}
 	if r.kind.moves {
 		r.absences = append(r.absences, absence{what, reason})
 		return
 	}
 	r.problem("%s: %s", what, reason)
+}
+
+// nothingToProbe tells that a hook is for what only some programs do: writing to standard
+// error past package os.
+func nothingToProbe(reason string) bool {
+	return strings.HasPrefix(reason, "call syscall.Write is not")
 }
 
 // checkMoves notes hooks that are in another function than in a plain build.

@@ -14,7 +14,7 @@
 //
 // The files, in the order of the data: matrix.go what is built, build.go how, check.go
 // what must be true of a binary, spans.go what must be true of the spans, modules.go the
-// libraries beside Go's own, table.go the result.
+// libraries beside Go's own, table.go the result. safety.go is for scripts/safety.
 package main
 
 import (
@@ -27,6 +27,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/plainframework/agent/internal/probes/gobin/gobintest"
 )
@@ -40,6 +41,7 @@ type options struct {
 	slice    bool
 	docs     string
 	verbose  bool
+	safety   time.Duration // instead of the matrix
 }
 
 func main() {
@@ -51,7 +53,12 @@ func main() {
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	ready, err := matrix(ctx, o)
+	var ready bool
+	if o.safety > 0 {
+		ready, err = true, safety(ctx, o.safety)
+	} else {
+		ready, err = matrix(ctx, o)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "compatibility:", err)
@@ -73,6 +80,7 @@ func parse(args []string) (options, error) {
 	f.BoolVar(&o.slice, "slice", false, "only a few builds that stand for the rest")
 	docs := f.Bool("docs", false, "write the tables into docs/compatibility.md")
 	f.BoolVar(&o.verbose, "v", false, "print every probe site")
+	f.DurationVar(&o.safety, "safety", 0, "instead, attach and detach for this long while a program is under stress: see scripts/safety")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
@@ -83,8 +91,8 @@ func parse(args []string) (options, error) {
 		return o, errors.New("running programs under the agent needs root; use sudo, or -run=false")
 	}
 	if *docs {
-		if o.slice || *releases != "" || *only != "" || *arches != "amd64,arm64" || !o.run || !o.modules {
-			return o, errors.New("-docs is for the whole matrix; leave out what limits it")
+		if o.slice || *releases != "" || !o.run {
+			return o, errors.New("-docs is for all releases; leave out what limits it")
 		}
 		o.docs = "docs/compatibility.md"
 	}
@@ -110,7 +118,6 @@ func parse(args []string) (options, error) {
 			}
 			o.kinds = append(o.kinds, kinds[i])
 		}
-		o.modules = false
 	}
 	return o, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -267,6 +268,7 @@ type agent struct {
 	seen   *observer.Observer
 	sink   *http.Server
 	status string
+	stderr bytes.Buffer // read when it has ended
 }
 
 const ready = 20 * time.Second
@@ -286,8 +288,9 @@ func startAgent(ctx context.Context, path string, pid int) (*agent, error) {
 	go a.sink.Serve(ln) //nolint:errcheck // ends with Close
 	a.cmd = exec.CommandContext(ctx, path, "run", "--pid", strconv.Itoa(pid), "--status", free.Addr().String())
 	a.cmd.Env = append(os.Environ(), "PLAIN_CLOUD_EXPORT_TOKEN=x", "PLAIN_CLOUD_EXPORT_URL=http://"+ln.Addr().String(),
-		"PLAIN_CLOUD_SPOOL_DIR=off")
+		"PLAIN_CLOUD_SPOOL_DIR=off", "PLAIN_AGENT_STATE_DIR=off")
 	a.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	a.cmd.Stderr = &a.stderr
 	if err := a.cmd.Start(); err != nil {
 		a.sink.Close()
 		return nil, err
@@ -302,7 +305,8 @@ func startAgent(ctx context.Context, path string, pid int) (*agent, error) {
 			return a, nil
 		}
 	}
-	return nil, fmt.Errorf("not ready within %v: %w", ready, a.stop())
+	err = a.stop()
+	return nil, fmt.Errorf("not ready within %v: %w: %s", ready, err, lastLines(a.stderr.String(), 3))
 }
 
 func (a *agent) stop() error {

@@ -25,7 +25,11 @@ var (
 
 func main() {
 	profile := flag.String("cpuprofile", "", "write a CPU profile to this `file`, for a build with -pgo")
+	stressed := flag.Bool("stress", false, "make the runtime work hard, for scripts/safety")
 	flag.Parse()
+	if *stressed {
+		stress()
+	}
 	if err := run(*profile); err != nil {
 		fmt.Fprintln(os.Stderr, "std:", err)
 		os.Exit(1)
@@ -77,7 +81,7 @@ func routes() http.Handler {
 	mux.HandleFunc("/plain", func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "plain\n") })
 	for path, work := range map[string]func(context.Context) error{
 		"/db": pool, "/stmt": statement, "/tx": transaction, "/conn": connection,
-		"/goroutine": elsewhere, "/fail": fails, "/abort": aborts, "/client": client,
+		"/goroutine": elsewhere, "/fail": fails, "/abort": aborts, "/client": client, "/deep": deep,
 	} {
 		work := work
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
