@@ -91,7 +91,7 @@ func (s *State) saveCard(p *event.Process, binary uint32) {
 	longest := map[string]int{}
 	for _, kv := range p.Resource {
 		resource[string(kv.Key)] = kv.Value.AsInterface()
-		longest[string(kv.Key)] = len(kv.Key) + len(kv.Value.Emit())
+		longest[string(kv.Key)] = len(kv.Key) + len(kv.Value.String())
 	}
 	card := cardRecord{Start: p.StartTime, Binary: binary}
 	for {
