@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -60,29 +61,29 @@ func (s *shelf) killed(t *testing.T, rc *receiver, use func(*Pipeline)) {
 // next; what it had exported is not counted again; collections are made again.
 func TestBookAcrossKills(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		down := false
+		var down atomic.Bool
 		rc := &receiver{answer: func(http.ResponseWriter, *http.Request, []byte) int {
-			if down {
+			if down.Load() {
 				return 503
 			}
 			return 200
 		}}
 		s := &shelf{cut: -1}
-		settled := 0
+		var settled atomic.Int64
 		point := []event.Histogram{{Process: shop, Scope: netHTTP, Name: "h", Counts: []uint64{1}}}
 		s.killed(t, rc, func(p *Pipeline) {
 			p.Spans(makeSpans(10, "a"))
-			p.MetricsSettled(point, nil, func() { settled++ })
+			p.MetricsSettled(point, nil, func() { settled.Add(1) })
 			time.Sleep(2 * time.Second)
-			down = true
+			down.Store(true)
 			p.Spans(makeSpans(7, "b"))
-			p.MetricsSettled(point, nil, func() { settled += 100 })
+			p.MetricsSettled(point, nil, func() { settled.Add(100) })
 			time.Sleep(2 * time.Second)
 		})
-		if settled != 1+100 { // the second by abandon, which a killed agent does not get to
-			t.Errorf("settled %d", settled)
+		if settled.Load() != 1+100 { // the second by abandon, which a killed agent does not get to
+			t.Errorf("settled %d", settled.Load())
 		}
-		down = false
+		down.Store(false)
 		s.killed(t, rc, func(p *Pipeline) {
 			p.Spans(makeSpans(3, "c"))
 			time.Sleep(2 * time.Second)
