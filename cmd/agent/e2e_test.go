@@ -72,6 +72,7 @@ func TestE2E(t *testing.T) {
 	t.Run("remote limit", e.testRemoteLimit)
 	t.Run("limited threshold", e.testLimitedThreshold)
 	t.Run("logs", e.testLogs)
+	t.Run("logs of others", e.testRealLogs)
 	t.Run("metrics", e.testMetrics)
 	t.Run("crash", e.testCrash)
 	t.Run("second", e.testSecondAgent)
