@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // sparse is a file of zeros with pieces in it, and counts what is read.
@@ -350,6 +352,16 @@ func TestSampleTypes(t *testing.T) {
 	}
 }
 
+// cpuTime is what this process has used, whatever else the machine does.
+func cpuTime(t *testing.T) time.Duration {
+	t.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 // TestCraftedFilesAreCheap: 2 GB of nonsense costs under a second, and under
 // 50 MB of memory.
 func TestCraftedFilesAreCheap(t *testing.T) {
@@ -358,9 +370,9 @@ func TestCraftedFilesAreCheap(t *testing.T) {
 			runtime.GC()
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			start := time.Now()
+			start := cpuTime(t)
 			b, err := Open(f, f.size)
-			took := time.Since(start)
+			took := cpuTime(t) - start
 			runtime.ReadMemStats(&after)
 			alloc := after.TotalAlloc - before.TotalAlloc
 			t.Logf("%v, %d MB read, %d MB allocated, error %v", took, f.read>>20, alloc>>20, err)
@@ -369,7 +381,7 @@ func TestCraftedFilesAreCheap(t *testing.T) {
 			}
 			limit := time.Second
 			if raceEnabled {
-				limit *= 10
+				limit *= 20
 			}
 			if took > limit {
 				t.Errorf("took %v", took)

@@ -93,10 +93,28 @@ func (p *Process) read(name string, limit int) ([]byte, error) {
 	return b, nil
 }
 
-// readMemory is read for the files that come from the target's memory: it
+// readMemory is readOnce, again where that gives nothing: between execve's new program
+// and its arguments the kernel has none to show.
+func (p *Process) readMemory(name string, limit int) ([]byte, error) {
+	for try := 0; ; try++ {
+		b, err := p.readOnce(name, limit)
+		if len(b) > 0 || err != nil || try == emptyTries {
+			return b, err
+		}
+		time.Sleep(emptyWait)
+	}
+}
+
+// A process without any environment costs so many waits.
+const (
+	emptyTries = 5
+	emptyWait  = time.Millisecond
+)
+
+// readOnce is read for the files that come from the target's memory: it
 // gives up after readTimeout. The read itself goes on until the target lets go
 // of it or ends.
-func (p *Process) readMemory(name string, limit int) ([]byte, error) {
+func (p *Process) readOnce(name string, limit int) ([]byte, error) {
 	slow := func() error {
 		return &failure{ErrTimeout, fmt.Sprintf("read %s of process %d: it does not answer", name, p.pid)}
 	}
