@@ -95,16 +95,17 @@ func clientLabel(s observer.Span) string {
 
 // testClient: calls of net/http's client, with all that can become of them.
 func (e *e2e) testClient(t *testing.T) {
-	for _, v := range []struct {
+	type variant struct {
 		name  string
 		env   []string
 		flags []string
-	}{
+	}
+	for _, v := range oldestAndNewest([]variant{
 		{"local", nil, nil},
 		{"stripped_pie", nil, []string{"-buildmode=pie", "-ldflags=-s -w"}},
 		{"go1.22", []string{"GOTOOLCHAIN=go1.22.12"}, nil},
 		{"go1.27", []string{"GOTOOLCHAIN=go1.27.4"}, nil},
-	} {
+	}) {
 		t.Run(v.name, func(t *testing.T) {
 			path := e.build(t, "client-"+v.name, "testdata/client", v.env, v.flags...)
 			c := startCaller(t, "", path, "127.0.0.1:0")

@@ -65,7 +65,7 @@ var grpcVisits = []struct {
 }
 
 func (e *e2e) testGRPC(t *testing.T) {
-	for _, b := range grpcBuilds {
+	for _, b := range oldestAndNewest(grpcBuilds) {
 		path := e.build(t, "grpc-"+b.name, "testdata/grpc", []string{"GOTOOLCHAIN=" + b.toolchain}, "-modfile="+b.modfile, "-ldflags=-s -w")
 		t.Run(b.name, func(t *testing.T) { e.testGRPCBuild(t, path) })
 		if b.toolchain == "local" {

@@ -58,7 +58,7 @@ var http2Visits = []struct {
 }
 
 func (e *e2e) testHTTP2(t *testing.T) {
-	for _, b := range http2Builds {
+	for _, b := range oldestAndNewest(http2Builds) {
 		flags := []string{"-ldflags=-s -w"}
 		if b.modfile != "" {
 			flags = append(flags, "-modfile="+b.modfile)

@@ -24,12 +24,12 @@ import (
 // logBuilds are the oldest versions of loggers and Go that are supported, and the newest.
 var logBuilds = []struct{ name, toolchain, modfile string }{
 	{"go1.18", "go1.18.10", ""},
-	{"current", "local", "latest.mod"},
 	{"go1.27", "go1.27.4", "latest.mod"},
+	{"current", "local", "latest.mod"},
 }
 
 func (e *e2e) testLogs(t *testing.T) {
-	for _, b := range logBuilds {
+	for _, b := range oldestAndNewest(logBuilds) {
 		flags := []string{"-ldflags=-s -w"}
 		if b.modfile != "" {
 			flags = append(flags, "-modfile="+b.modfile)
