@@ -24,7 +24,7 @@ import (
 
 // http2Builds are servers of HTTP/2: net/http's own, which moved into a package in Go
 // 1.27, and golang.org/x/net/http2, which since then is a front of it. Those without
-// latest.mod have the ServeMux of Go 1.21, whose routes nothing tells.
+// latest.mod have the ServeMux of Go 1.21.
 var http2Builds = []struct {
 	name, toolchain, modfile string
 	modes                    []string
@@ -65,13 +65,13 @@ func (e *e2e) testHTTP2(t *testing.T) {
 		}
 		path := e.build(t, "http2-"+b.name, "testdata/http2", []string{"GOTOOLCHAIN=" + b.toolchain}, flags...)
 		for _, mode := range b.modes {
-			t.Run(b.name+"/"+mode, func(t *testing.T) { e.testHTTP2Server(t, path, mode, b.modfile != "") })
+			t.Run(b.name+"/"+mode, func(t *testing.T) { e.testHTTP2Server(t, path, mode) })
 		}
 	}
 	t.Run("curl", e.testCurl)
 }
 
-func (e *e2e) testHTTP2Server(t *testing.T, path, mode string, routes bool) {
+func (e *e2e) testHTTP2Server(t *testing.T, path, mode string) {
 	p := startProc(t, mode, nil, path, "-mode", mode)
 	var address string
 	eventually(t, 10*time.Second, "the server listens", func() bool {
@@ -92,7 +92,7 @@ func (e *e2e) testHTTP2Server(t *testing.T, path, mode string, routes bool) {
 	eventually(t, 15*time.Second, "every request is a span", func() bool { return a.seen.Counts().Spans >= want })
 	a.noLosses(t)
 	spans := a.finish(t)
-	checkHTTP2(t, spans, scheme, routes)
+	checkHTTP2(t, spans, scheme)
 	for _, s := range spans {
 		if parent, ok := traces[s.TraceID.String()]; ok {
 			delete(traces, s.TraceID.String())
@@ -171,7 +171,7 @@ func getHTTP2(c *http.Client, req *http.Request) bool {
 	return res.ProtoMajor == 2
 }
 
-func checkHTTP2(t *testing.T, spans []observer.Span, scheme string, routes bool) {
+func checkHTTP2(t *testing.T, spans []observer.Span, scheme string) {
 	t.Helper()
 	got := map[string]int{}
 	for _, s := range spans {
@@ -192,7 +192,7 @@ func checkHTTP2(t *testing.T, spans []observer.Span, scheme string, routes bool)
 	}
 	for _, v := range http2Visits {
 		name := "GET"
-		if routes && v.route != "" {
+		if v.route != "" {
 			name += " " + v.route
 		}
 		key := strings.Join([]string{v.path, name, v.status, v.errorType}, " ")
