@@ -4,6 +4,8 @@ import (
 	"errors"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/plainframework/agent/bpf"
 	"github.com/plainframework/agent/internal/probes/event"
 	"github.com/plainframework/agent/internal/probes/process"
@@ -258,6 +260,31 @@ func (t *targets) lose(pid int, before uint64) {
 		t.log.Debug("open spans of a process that is gone stay in the kernel", "pid", pid, "error", err)
 	}
 	t.addPast(bpf.AgentCounterCOUNT_LOST_EXITED, open)
+}
+
+// loseUnmet does the same for processes that were never met: whose first request was
+// their last, before anybody had looked at them. They are given a second, in which a
+// record of theirs may make targets of them.
+func (t *targets) loseUnmet() {
+	met := t.unmet
+	t.unmet = map[uint32]bool{}
+	err := t.kernel.eachEntry("goroutine_table", func(e bpf.AgentTableEntry) bool {
+		t.mu.RLock()
+		known := t.byPID[int(e.Tgid)] != nil
+		t.mu.RUnlock()
+		if !known && e.Tgid != 0 && errors.Is(unix.Kill(int(e.Tgid), 0), unix.ESRCH) {
+			t.unmet[e.Tgid] = true
+		}
+		return false
+	})
+	if err != nil {
+		t.log.Debug("open spans of processes that are gone stay in the kernel", "error", err)
+	}
+	for tgid := range t.unmet {
+		if met[tgid] {
+			t.lose(int(tgid), allTime)
+		}
+	}
 }
 
 // drop deletes what the kernel keeps of a process, and keeps its counts. Nothing is done

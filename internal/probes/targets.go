@@ -34,7 +34,8 @@ type targets struct {
 	adaptedAt time.Time  // by run
 	execs     chan execd // never blocks the sender
 
-	lostUnknown uint64 // by run: when meetMissed looked last
+	lostUnknown uint64          // by run: when meetMissed looked last
+	unmet       map[uint32]bool // by run: see loseUnmet
 
 	rules   atomic.Pointer[process.Rules]
 	cluster Cluster       // nil outside one
@@ -158,6 +159,7 @@ func (t *targets) run(ctx context.Context) {
 			t.meetMissed()
 			t.learn(now)
 			t.forget(now)
+			t.loseUnmet()
 			t.release(now)
 			t.adaptAll(now)
 			if now.Sub(scanned) >= scanEvery {
