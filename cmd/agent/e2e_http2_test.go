@@ -124,8 +124,8 @@ func sendHTTP2(t *testing.T, base string) map[string]string {
 	for range 16 {
 		wg.Go(func() {
 			for req := range jobs {
-				if !getHTTP2(c, req) {
-					wrong.Add(1)
+				if err := getHTTP2(c, req); err != nil && wrong.Add(1) < 4 {
+					t.Logf("%s: %v", req.URL.Path, err)
 				}
 			}
 		})
@@ -149,26 +149,34 @@ func sendHTTP2(t *testing.T, base string) map[string]string {
 	close(jobs)
 	wg.Wait()
 	if n := wrong.Load(); n > 0 {
-		t.Errorf("%d answers were not of HTTP/2", n)
+		t.Errorf("%d requests had no answer of HTTP/2", n)
 	}
 	return traces
 }
 
 // getHTTP2 makes a request; of a stream it reads a line and resets it.
-func getHTTP2(c *http.Client, req *http.Request) bool {
+func getHTTP2(c *http.Client, req *http.Request) error {
 	res, err := c.Do(req)
+	if err != nil && strings.Contains(err.Error(), "INTERNAL_ERROR") {
+		return nil // a handler that panics
+	}
 	if err != nil {
-		return strings.Contains(err.Error(), "INTERNAL_ERROR") // a handler that panics
+		return err
 	}
 	defer res.Body.Close()
 	if req.URL.Path == "/stream" {
 		_, _ = bufio.NewReader(res.Body).ReadString('\n')
-		return res.ProtoMajor == 2
+	}
+	if res.ProtoMajor != 2 {
+		return fmt.Errorf("answered by %s", res.Proto)
+	}
+	if req.URL.Path == "/stream" {
+		return nil
 	}
 	for r := bufio.NewReader(res.Body); err == nil; {
 		_, err = r.ReadString('\n')
 	}
-	return res.ProtoMajor == 2
+	return nil
 }
 
 func checkHTTP2(t *testing.T, spans []observer.Span, scheme string) {

@@ -115,7 +115,11 @@ func namespaces(t *testing.T, names ...string) {
 // dialIn connects from inside a network namespace.
 func dialIn(namespace string) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		own, err := os.Open("/proc/self/ns/net")
+		// The thread must come back: children that it has started die with it. Where to,
+		// only it knows: /proc/self is the first thread, which may be away as well.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		own, err := os.Open("/proc/thread-self/ns/net")
 		if err != nil {
 			return nil, err
 		}
@@ -125,9 +129,6 @@ func dialIn(namespace string) func(context.Context, string, string) (net.Conn, e
 			return nil, err
 		}
 		defer other.Close()
-		// The thread must come back: children that it has started die with it.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
 		if err := unix.Setns(int(other.Fd()), unix.CLONE_NEWNET); err != nil {
 			return nil, err
 		}
