@@ -87,9 +87,16 @@ func (e *e2e) testPGO(t *testing.T) {
 	shop.stop(t)
 	f, status := e.runTable(t, e.build(t, "shop-pgo", shopDir, nil, "-pgo="+profile))
 	var uncovered []string
+	withoutRoute := false // where the mux matches has been inlined out of reach
 	for _, b := range status.Probes.Binaries {
 		for _, g := range b.Groups {
 			if g.State == "attached" {
+				for _, h := range g.Hooks {
+					if h.Program == "nethttp_route" && h.Reason != "" {
+						withoutRoute = true
+						uncovered = append(uncovered, g.Library+" "+g.Group+", "+h.Program+": "+h.Reason)
+					}
+				}
 				continue
 			}
 			if g.Reason != "" {
@@ -105,7 +112,9 @@ func (e *e2e) testPGO(t *testing.T) {
 	var serious findings
 	excused := 0
 	for _, one := range f {
-		if one.missing && len(uncovered) > 0 {
+		// Of a copied request only the route's probe sees the pattern.
+		copied := strings.Contains(one.text, "/mw/") || strings.Contains(one.text, "/timeout/")
+		if one.missing && len(uncovered) > 0 || withoutRoute && copied {
 			excused++
 			continue
 		}
