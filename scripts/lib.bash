@@ -106,3 +106,14 @@ build_shop() {
 	shift
 	(cd scripts/shop && CGO_ENABLED=0 go build -buildvcs=false -o "$file" "$@" .)
 }
+
+# overlay_of_clock sets $overlay, to build programs with whose wall clock jumps, and
+# TEST_WALL_CLOCK, the file that says how far. The folder is always the same one, so that
+# what is built with it is kept.
+overlay_of_clock() {
+	local folder="${XDG_CACHE_HOME:-$HOME/.cache}/plain-agent/wallclock"
+	overlay=$(go run ./scripts/wallclock "$folder")
+	TEST_WALL_CLOCK=$(mktemp "$folder/clock.XXXXXX")
+	export TEST_WALL_CLOCK
+	head -c 8 /dev/zero >"$TEST_WALL_CLOCK"
+}
