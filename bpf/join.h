@@ -200,6 +200,9 @@ static __always_inline u64 join_text(u8 *scratch, struct go_string s)
 
 	if (len <= 1)
 		return JOIN_ROOT;
+	/* Bounded again in the register that is used: see text_hash. */
+	barrier_var(len);
+	len &= 2 * JOIN_TEXT - 1;
 	if (bpf_probe_read_user(scratch, len, (void *)s.ptr))
 		return 0;
 	text_pad(scratch, len);

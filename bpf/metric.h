@@ -36,6 +36,9 @@ static __always_inline u64 text_hash(const u8 *text, u64 len)
 {
 	u64 hash = len * 0x9e3779b97f4a7c15ULL;
 
+	/* Else the compiler, which may know len's bound, drops the loop's own. Linux 5.10
+	 * forgets len's where it is spilled, and then knows none. */
+	barrier_var(len);
 	for (u32 i = 0; i < SERIES_TEXT_MAX / 8; i++) {
 		if (i * 8 >= len)
 			break;
