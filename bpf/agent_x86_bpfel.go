@@ -13,6 +13,55 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type AgentAutoSpan struct {
+	_             structs.HostLayout
+	TraceId       [2]uint64
+	Owner         uint64
+	RootId        uint64
+	Sampled       uint32
+	Random        uint32
+	BackedOff     uint32
+	RemoteLimited uint32
+	Frame         AgentFrame
+}
+
+type AgentAutoSpanKey struct {
+	_    structs.HostLayout
+	Span uint64
+	Tgid uint32
+	Pad  uint32
+}
+
+type AgentAutosdkBody struct {
+	_        structs.HostLayout
+	Tgid     uint32
+	Kind     uint32
+	TextLen  uint32
+	NameLen  uint16
+	SpanKind uint16
+	Name     [56]int8
+}
+
+type AgentAutosdkKind uint32
+
+const (
+	AgentAutosdkKindRECORD_AUTO_SPAN AgentAutosdkKind = 144
+)
+
+type AgentAutosdkLayout struct {
+	_        structs.HostLayout
+	SpanData uint32
+	DataName uint32
+	DataKind uint32
+	Pad      uint32
+}
+
+type AgentAutosdkRecord struct {
+	_      structs.HostLayout
+	Header AgentRecordHeader
+	Body   AgentAutosdkBody
+}
+
 type AgentConnAddress struct {
 	_    structs.HostLayout
 	Ip   [2]uint64
@@ -667,14 +716,6 @@ type AgentSdkLayout struct {
 	Pad        uint32
 }
 
-type AgentSdkSpan struct {
-	_       structs.HostLayout
-	Kind    uint64
-	TraceId [2]uint64
-	SpanId  uint64
-	Flags   uint64
-}
-
 type AgentSeries struct {
 	_         structs.HostLayout
 	Histogram AgentHistogram
@@ -908,6 +949,7 @@ const (
 	AgentTypeRoleTYPE_CONN_POINTER      AgentTypeRole = 13
 	AgentTypeRoleTYPE_CONN_VALUE        AgentTypeRole = 14
 	AgentTypeRoleTYPE_SDK_SPAN          AgentTypeRole = 15
+	AgentTypeRoleTYPE_AUTO_SPAN         AgentTypeRole = 16
 )
 
 type AgentUnwanted uint32
@@ -924,6 +966,8 @@ const (
 const (
 	AgentMapAgentSettings            = "agent_settings"
 	AgentMapAllSeries                = "all_series"
+	AgentMapAutoSpans                = "auto_spans"
+	AgentMapAutosdkLayouts           = "autosdk_layouts"
 	AgentMapContextTable             = "context_table"
 	AgentMapDropRules                = "drop_rules"
 	AgentMapExecs                    = "execs"
@@ -947,6 +991,8 @@ const (
 	AgentMapStderrLayouts            = "stderr_layouts"
 	AgentMapTypes                    = "types"
 	AgentMapWithoutLogs              = "without_logs"
+	AgentProgAutosdkEnded            = "autosdk_ended"
+	AgentProgAutosdkStart            = "autosdk_start"
 	AgentProgGrpcClientBegin         = "grpc_client_begin"
 	AgentProgGrpcClientEnd           = "grpc_client_end"
 	AgentProgGrpcServerBegin         = "grpc_server_begin"
@@ -967,6 +1013,12 @@ const (
 	AgentProgSqlEnd                  = "sql_end"
 	AgentProgStderrWrite             = "stderr_write"
 	AgentVarJoinsUsed                = "joins_used"
+	AgentVarReferToAutoSpan          = "refer_to_auto_span"
+	AgentVarReferToAutoSpanKey       = "refer_to_auto_span_key"
+	AgentVarReferToAutosdkBody       = "refer_to_autosdk_body"
+	AgentVarReferToAutosdkKind       = "refer_to_autosdk_kind"
+	AgentVarReferToAutosdkLayout     = "refer_to_autosdk_layout"
+	AgentVarReferToAutosdkRecord     = "refer_to_autosdk_record"
 	AgentVarReferToConnAddress       = "refer_to_conn_address"
 	AgentVarReferToConnAddresses     = "refer_to_conn_addresses"
 	AgentVarReferToConnEnds          = "refer_to_conn_ends"
@@ -1025,7 +1077,6 @@ const (
 	AgentVarReferToRuntimeLayout     = "refer_to_runtime_layout"
 	AgentVarReferToSampler           = "refer_to_sampler"
 	AgentVarReferToSdkLayout         = "refer_to_sdk_layout"
-	AgentVarReferToSdkSpan           = "refer_to_sdk_span"
 	AgentVarReferToSeries            = "refer_to_series"
 	AgentVarReferToSeriesKey         = "refer_to_series_key"
 	AgentVarReferToSettings          = "refer_to_settings"
@@ -1095,6 +1146,8 @@ type AgentSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type AgentProgramSpecs struct {
+	AutosdkEnded       *ebpf.ProgramSpec `ebpf:"autosdk_ended"`
+	AutosdkStart       *ebpf.ProgramSpec `ebpf:"autosdk_start"`
 	GrpcClientBegin    *ebpf.ProgramSpec `ebpf:"grpc_client_begin"`
 	GrpcClientEnd      *ebpf.ProgramSpec `ebpf:"grpc_client_end"`
 	GrpcServerBegin    *ebpf.ProgramSpec `ebpf:"grpc_server_begin"`
@@ -1122,6 +1175,8 @@ type AgentProgramSpecs struct {
 type AgentMapSpecs struct {
 	AgentSettings     *ebpf.MapSpec `ebpf:"agent_settings"`
 	AllSeries         *ebpf.MapSpec `ebpf:"all_series"`
+	AutoSpans         *ebpf.MapSpec `ebpf:"auto_spans"`
+	AutosdkLayouts    *ebpf.MapSpec `ebpf:"autosdk_layouts"`
 	ContextTable      *ebpf.MapSpec `ebpf:"context_table"`
 	DropRules         *ebpf.MapSpec `ebpf:"drop_rules"`
 	Execs             *ebpf.MapSpec `ebpf:"execs"`
@@ -1152,6 +1207,12 @@ type AgentMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type AgentVariableSpecs struct {
 	JoinsUsed                *ebpf.VariableSpec `ebpf:"joins_used"`
+	ReferToAutoSpan          *ebpf.VariableSpec `ebpf:"refer_to_auto_span"`
+	ReferToAutoSpanKey       *ebpf.VariableSpec `ebpf:"refer_to_auto_span_key"`
+	ReferToAutosdkBody       *ebpf.VariableSpec `ebpf:"refer_to_autosdk_body"`
+	ReferToAutosdkKind       *ebpf.VariableSpec `ebpf:"refer_to_autosdk_kind"`
+	ReferToAutosdkLayout     *ebpf.VariableSpec `ebpf:"refer_to_autosdk_layout"`
+	ReferToAutosdkRecord     *ebpf.VariableSpec `ebpf:"refer_to_autosdk_record"`
 	ReferToConnAddress       *ebpf.VariableSpec `ebpf:"refer_to_conn_address"`
 	ReferToConnAddresses     *ebpf.VariableSpec `ebpf:"refer_to_conn_addresses"`
 	ReferToConnEnds          *ebpf.VariableSpec `ebpf:"refer_to_conn_ends"`
@@ -1210,7 +1271,6 @@ type AgentVariableSpecs struct {
 	ReferToRuntimeLayout     *ebpf.VariableSpec `ebpf:"refer_to_runtime_layout"`
 	ReferToSampler           *ebpf.VariableSpec `ebpf:"refer_to_sampler"`
 	ReferToSdkLayout         *ebpf.VariableSpec `ebpf:"refer_to_sdk_layout"`
-	ReferToSdkSpan           *ebpf.VariableSpec `ebpf:"refer_to_sdk_span"`
 	ReferToSeries            *ebpf.VariableSpec `ebpf:"refer_to_series"`
 	ReferToSeriesKey         *ebpf.VariableSpec `ebpf:"refer_to_series_key"`
 	ReferToSettings          *ebpf.VariableSpec `ebpf:"refer_to_settings"`
@@ -1260,6 +1320,8 @@ func (o *AgentObjects) Close() error {
 type AgentMaps struct {
 	AgentSettings     *ebpf.Map `ebpf:"agent_settings"`
 	AllSeries         *ebpf.Map `ebpf:"all_series"`
+	AutoSpans         *ebpf.Map `ebpf:"auto_spans"`
+	AutosdkLayouts    *ebpf.Map `ebpf:"autosdk_layouts"`
 	ContextTable      *ebpf.Map `ebpf:"context_table"`
 	DropRules         *ebpf.Map `ebpf:"drop_rules"`
 	Execs             *ebpf.Map `ebpf:"execs"`
@@ -1289,6 +1351,8 @@ func (m *AgentMaps) Close() error {
 	return _AgentClose(
 		m.AgentSettings,
 		m.AllSeries,
+		m.AutoSpans,
+		m.AutosdkLayouts,
 		m.ContextTable,
 		m.DropRules,
 		m.Execs,
@@ -1320,6 +1384,12 @@ func (m *AgentMaps) Close() error {
 // It can be passed to LoadAgentObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AgentVariables struct {
 	JoinsUsed                *ebpf.Variable `ebpf:"joins_used"`
+	ReferToAutoSpan          *ebpf.Variable `ebpf:"refer_to_auto_span"`
+	ReferToAutoSpanKey       *ebpf.Variable `ebpf:"refer_to_auto_span_key"`
+	ReferToAutosdkBody       *ebpf.Variable `ebpf:"refer_to_autosdk_body"`
+	ReferToAutosdkKind       *ebpf.Variable `ebpf:"refer_to_autosdk_kind"`
+	ReferToAutosdkLayout     *ebpf.Variable `ebpf:"refer_to_autosdk_layout"`
+	ReferToAutosdkRecord     *ebpf.Variable `ebpf:"refer_to_autosdk_record"`
 	ReferToConnAddress       *ebpf.Variable `ebpf:"refer_to_conn_address"`
 	ReferToConnAddresses     *ebpf.Variable `ebpf:"refer_to_conn_addresses"`
 	ReferToConnEnds          *ebpf.Variable `ebpf:"refer_to_conn_ends"`
@@ -1378,7 +1448,6 @@ type AgentVariables struct {
 	ReferToRuntimeLayout     *ebpf.Variable `ebpf:"refer_to_runtime_layout"`
 	ReferToSampler           *ebpf.Variable `ebpf:"refer_to_sampler"`
 	ReferToSdkLayout         *ebpf.Variable `ebpf:"refer_to_sdk_layout"`
-	ReferToSdkSpan           *ebpf.Variable `ebpf:"refer_to_sdk_span"`
 	ReferToSeries            *ebpf.Variable `ebpf:"refer_to_series"`
 	ReferToSeriesKey         *ebpf.Variable `ebpf:"refer_to_series_key"`
 	ReferToSettings          *ebpf.Variable `ebpf:"refer_to_settings"`
@@ -1410,6 +1479,8 @@ type AgentVariables struct {
 //
 // It can be passed to LoadAgentObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AgentPrograms struct {
+	AutosdkEnded       *ebpf.Program `ebpf:"autosdk_ended"`
+	AutosdkStart       *ebpf.Program `ebpf:"autosdk_start"`
 	GrpcClientBegin    *ebpf.Program `ebpf:"grpc_client_begin"`
 	GrpcClientEnd      *ebpf.Program `ebpf:"grpc_client_end"`
 	GrpcServerBegin    *ebpf.Program `ebpf:"grpc_server_begin"`
@@ -1433,6 +1504,8 @@ type AgentPrograms struct {
 
 func (p *AgentPrograms) Close() error {
 	return _AgentClose(
+		p.AutosdkEnded,
+		p.AutosdkStart,
 		p.GrpcClientBegin,
 		p.GrpcClientEnd,
 		p.GrpcServerBegin,

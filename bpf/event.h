@@ -186,6 +186,7 @@ enum type_role {
 	TYPE_CONN_POINTER, /* offset: pointer to a struct of type next */
 	TYPE_CONN_VALUE, /* offset: embedded struct of type next */
 	TYPE_SDK_SPAN, /* offset: its trace.SpanContext; next: its kind, 0: it has none */
+	TYPE_AUTO_SPAN, /* of go.opentelemetry.io/auto/sdk: it has no ids but ours */
 };
 
 struct type_key {

@@ -17,7 +17,7 @@ echo 'char _license[] SEC("license") = "GPL";' >>"$unit"
 # something refers to.
 types=()
 while read -r kind name; do
-	case $name in *_small | *_large | *_texts | *_beginning | *_ending | probe | pt_regs) continue ;; esac
+	case $name in *_small | *_large | *_texts | *_beginning | *_ending | probe | pt_regs | sdk_span) continue ;; esac
 	types+=(-type "$name")
 	echo "const $kind $name *refer_to_$name __attribute__((unused));" >>"$unit"
 done < <(grep -hoE '^(struct|enum) [a-z_]+ \{' ./*.h ./*.bpf.c | tr -d '{' | sort -u)

@@ -243,16 +243,26 @@ struct sdk_span {
 	u64 trace_id[2];
 	u64 span_id; /* 0: there is none */
 	u64 flags;
+	struct auto_span *made; /* it is one of auto_spans, and the other fields are not set */
 };
 
 /* What context_walk returns: the address of a g, or SDK_FOUND, the kind and the address of
- * a trace.SpanContext. Addresses of the target have 47 bits, or on arm64 48. */
+ * a trace.SpanContext, or AUTO_FOUND and the address of a span that auto_spans has.
+ * Addresses of the target have 47 bits, or on arm64 48. */
 #define SDK_FOUND (1ULL << 63)
+#define AUTO_FOUND (1ULL << 62)
 #define SDK_KIND(found) (((found) >> 48) & 7)
 #define SDK_ADDRESS(found) ((found) & ((1ULL << 48) - 1))
 
-/* The value of a context, if that is a span of the SDK. */
-static __always_inline u64 sdk_found(u64 bias, u32 binary, u64 value)
+static __always_inline struct auto_span *auto_span_of(u32 tgid, u64 span)
+{
+	struct auto_span_key key = { .span = span, .tgid = tgid };
+
+	return bpf_map_lookup_elem(&auto_spans, &key);
+}
+
+/* The value of a context, if that is a span that the program has made itself. */
+static __always_inline u64 sdk_found(u64 bias, u32 tgid, u32 binary, u64 value)
 {
 	/* An any: its type and its data word. */
 	struct go_iface any = go_iface(value);
@@ -260,6 +270,8 @@ static __always_inline u64 sdk_found(u64 bias, u32 binary, u64 value)
 	struct type_info *info = bpf_map_lookup_elem(&types, &type);
 	u64 kind;
 
+	if (info && info->role == TYPE_AUTO_SPAN)
+		return auto_span_of(tgid, any.data) ? AUTO_FOUND | SDK_ADDRESS(any.data) : 0;
 	if (!info || info->role != TYPE_SDK_SPAN || !go_word(any.data + info->offset + 16))
 		return 0; /* none, or one without an id */
 	kind = info->next ? go_word(any.data + info->next) & 7 : 0;
@@ -302,7 +314,7 @@ __noinline u64 context_walk(u64 bias, u64 tgid_binary, u64 itab, u64 data, u64 s
 			continue;
 		}
 		if (info->role == TYPE_CONTEXT_INTERFACE) {
-			found = sdk && info->next ? sdk_found(bias, binary, data + info->next) : 0;
+			found = sdk && info->next ? sdk_found(bias, tgid, binary, data + info->next) : 0;
 			if (found)
 				return found;
 			parent = go_iface(data + info->offset);
@@ -331,6 +343,10 @@ static __always_inline u64 context_parent(const struct probe *p, u64 itab, u64 d
 {
 	u64 found = context_walk(p->bias, (u64)p->binary << 32 | p->tgid, itab, data, 1);
 
+	if (found & AUTO_FOUND) {
+		sdk->made = auto_span_of(p->tgid, SDK_ADDRESS(found));
+		return 0;
+	}
 	if (!(found & SDK_FOUND))
 		return found;
 	if (bpf_probe_read_user(sdk->trace_id, 32, (void *)SDK_ADDRESS(found)) ||

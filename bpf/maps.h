@@ -44,6 +44,25 @@ struct frame {
 	u32 flags; /* enum span_flags */
 };
 
+/* An open span that a program has made by hand with go.opentelemetry.io/auto/sdk. In the
+ * program it has no ids; it is known by its address. */
+struct auto_span {
+	u64 trace_id[2];
+	u64 owner; /* g that holds the local root; 0: nobody does */
+	u64 root_id;
+	u32 sampled;
+	u32 random;
+	u32 backed_off; /* enum unwanted */
+	u32 remote_limited; /* enum remote_limited */
+	struct frame frame;
+};
+
+struct auto_span_key {
+	u64 span; /* its address */
+	u32 tgid;
+	u32 pad;
+};
+
 /* An ended child of a local root that is not sampled, remembered in case that the root
  * fails. Its record is rebuilt from this and, for the text, from its series: the body of
  * every record begins with the key of its series. */
@@ -229,6 +248,14 @@ struct {
 	__type(key, struct goroutine_key);
 	__type(value, struct panicked);
 } panics SEC(".maps");
+
+/* One that never ends is freed by user space. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct auto_span_key);
+	__type(value, struct auto_span);
+} auto_spans SEC(".maps");
 
 /* LRU: an entry that is evicted only leaves a span without its parent. */
 struct {

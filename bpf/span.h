@@ -41,6 +41,13 @@ static __always_inline struct frame *span_push(const struct probe *p, struct gor
 	return f;
 }
 
+static __always_inline struct frame *span_innermost(struct goroutine *g)
+{
+	if (!g->depth || g->depth > MAX_FRAMES)
+		return NULL;
+	return &g->frames[(g->depth - 1) & (MAX_FRAMES - 1)];
+}
+
 /* The goroutine whose open span this one belongs below, by what it was handed or by who
  * started it; NULL if there is none. */
 static __always_inline struct goroutine *span_owner(const struct probe *p,
@@ -56,7 +63,7 @@ static __always_inline struct goroutine *span_owner(const struct probe *p,
 	*owner = address;
 	if (address)
 		return goroutine_find(p, rt, address);
-	if (!rt->g_m || sdk->span_id)
+	if (!rt->g_m || sdk->span_id || sdk->made)
 		return NULL;
 	l = bpf_map_lookup_elem(&lineages, &key);
 	if (!l || l->goid != go_word(p->goroutine + rt->g_goid))
@@ -102,6 +109,55 @@ static __always_inline struct frame *span_begin_sdk(const struct probe *p,
 				 (sdk->flags & TRACE_FLAG_SAMPLED) && !rt->no_spans);
 }
 
+/* Whether an open span of the goroutine is of a trace. */
+static __always_inline bool span_is_of(const struct goroutine *g, const struct frame *f,
+				       const u64 trace_id[2])
+{
+	if (f->flags & SPAN_FOREIGN)
+		return f->trace_id[0] == trace_id[0] && f->trace_id[1] == trace_id[1];
+	return g->trace_id[0] == trace_id[0] && g->trace_id[1] == trace_id[1];
+}
+
+/* Begins a client span below one that the program has made by hand, or below what this
+ * goroutine has begun within that. */
+static __always_inline struct frame *span_begin_made(const struct probe *p,
+						     const struct runtime_layout *rt,
+						     struct goroutine *g, u32 kind,
+						     const struct auto_span *made)
+{
+	u64 parent_id = made->frame.span_id;
+	struct frame *f;
+
+	if (g && g->depth) {
+		f = span_innermost(g);
+		if (f && span_is_of(g, f, made->trace_id)) {
+			if (f->start_ns > made->frame.start_ns)
+				parent_id = f->span_id;
+			if (!(f->flags & SPAN_FOREIGN))
+				return span_push(p, g, kind, parent_id);
+		}
+	} else {
+		if (!g)
+			g = goroutine_add(p, rt);
+		if (!g) {
+			count(p, COUNT_LOST_GOROUTINES_FULL, 1);
+			return NULL;
+		}
+		if (made->owner) {
+			g->trace_id[0] = made->trace_id[0];
+			g->trace_id[1] = made->trace_id[1];
+			g->sampled = made->sampled;
+			g->backed_off = made->backed_off;
+			g->remote_limited = made->remote_limited;
+			g->random = made->random;
+			g->root_id = made->root_id;
+			g->owner = made->owner;
+			return span_push(p, g, kind, parent_id);
+		}
+	}
+	return span_push_foreign(p, g, kind, made->trace_id, parent_id, made->sampled);
+}
+
 /* Where requests have spans of the SDK, ours will stand down: what it hands no context
  * must not be its child. */
 static __always_inline bool span_is_sdk_request(const struct probe *p,
@@ -123,12 +179,15 @@ static __always_inline struct frame *span_begin_child(const struct probe *p,
 						      u64 context_itab, u64 context_data)
 {
 	struct goroutine *g, *owner = NULL;
+	struct frame *below;
 	u64 parent_id = 0, owner_address = 0, trace_id[2];
 	struct sdk_span sdk = {};
 
 	g = goroutine_find(p, rt, p->goroutine);
 	if (!g || rt->sdk_spans)
 		owner = span_owner(p, rt, context_itab, context_data, &sdk, &owner_address);
+	if (sdk.made)
+		return span_begin_made(p, rt, g, kind, sdk.made);
 	if (sdk.span_id)
 		return span_begin_sdk(p, rt, g, kind, &sdk);
 	if (!g) {
@@ -156,16 +215,13 @@ static __always_inline struct frame *span_begin_child(const struct probe *p,
 		return span_push_foreign(p, g, kind, trace_id, 0,
 					 !rt->no_spans && sample(trace_id[1], false, 0));
 	} else if (g->depth) {
-		parent_id = g->frames[(g->depth - 1) & (MAX_FRAMES - 1)].span_id;
+		below = &g->frames[(g->depth - 1) & (MAX_FRAMES - 1)];
+		parent_id = below->span_id;
+		if (below->flags & SPAN_FOREIGN)
+			return span_push_foreign(p, g, kind, below->trace_id, parent_id,
+						 below->flags & SPAN_FOREIGN_SAMPLED);
 	}
 	return span_push(p, g, kind, parent_id);
-}
-
-static __always_inline struct frame *span_innermost(struct goroutine *g)
-{
-	if (!g->depth || g->depth > MAX_FRAMES)
-		return NULL;
-	return &g->frames[(g->depth - 1) & (MAX_FRAMES - 1)];
 }
 
 /* Drops what is open above depth: begun, and left by a panic. */

@@ -82,6 +82,7 @@ func TestE2E(t *testing.T) {
 	t.Run("stream flood", e.testStreamFlood)
 	t.Run("discovery", e.testDiscovery)
 	t.Run("sdk", e.testSDK)
+	t.Run("autosdk", e.testAutoSDK)
 }
 
 // whole is for people with an hour: every build that is covered, not only the oldest and

@@ -19,6 +19,7 @@ const (
 	maxString     = 64 << 10 // bytes of one string
 	maxAttributes = 128
 	maxEvents     = 128
+	maxLinks      = 128
 	maxElements   = 1024 // of one list
 	maxDepth      = 8    // of nested attribute values
 )
@@ -47,6 +48,8 @@ const (
 	tagSpanDropped    = 10<<3 | varint
 	tagSpanEvent      = 11<<3 | bytesType
 	tagSpanLostEvents = 12<<3 | varint
+	tagSpanLink       = 13<<3 | bytesType
+	tagSpanLostLinks  = 14<<3 | varint
 	tagSpanStatus     = 15<<3 | bytesType
 	tagSpanFlags      = 16<<3 | fixed32 // two bytes as a varint
 
@@ -54,6 +57,12 @@ const (
 	tagEventName      = 2<<3 | bytesType
 	tagEventAttribute = 3<<3 | bytesType
 	tagEventDropped   = 4<<3 | varint
+
+	tagLinkTraceID   = 1<<3 | bytesType
+	tagLinkSpanID    = 2<<3 | bytesType
+	tagLinkState     = 3<<3 | bytesType
+	tagLinkAttribute = 4<<3 | bytesType
+	tagLinkDropped   = 5<<3 | varint
 
 	tagStatusMessage = 2<<3 | bytesType
 	tagStatusCode    = 3<<3 | varint
@@ -99,6 +108,7 @@ func appendSpan(b []byte, s *event.Span) []byte {
 	b = appendFixed64(b, tagSpanEnd, uint64(s.End))
 	b = appendAttributes(b, tagSpanAttribute, tagSpanDropped, s.Attributes)
 	b = appendEvents(b, s.Events)
+	b = appendLinks(b, s.Links)
 	if s.Status != codes.Unset {
 		b = appendStatus(b, s.Status, s.StatusMessage)
 	}
@@ -122,6 +132,27 @@ func appendEvents(b []byte, events []event.SpanEvent) []byte {
 		b = appendFixed64(b, tagEventTime, uint64(e.Time))
 		b = appendString(b, tagEventName, e.Name)
 		b = appendAttributes(b, tagEventAttribute, tagEventDropped, e.Attributes)
+		b = end(b, at)
+	}
+	return b
+}
+
+func appendLinks(b []byte, links []event.SpanLink) []byte {
+	for i := range links {
+		if i == maxLinks {
+			return appendVarint(b, tagSpanLostLinks, uint64(len(links)-maxLinks))
+		}
+		l := &links[i]
+		var at int
+		b, at = begin(b, tagSpanLink)
+		b = append(b, tagLinkTraceID, 16)
+		b = append(b, l.TraceID[:]...)
+		b = append(b, tagLinkSpanID, 8)
+		b = append(b, l.SpanID[:]...)
+		if l.TraceState != "" {
+			b = appendString(b, tagLinkState, l.TraceState)
+		}
+		b = appendAttributes(b, tagLinkAttribute, tagLinkDropped, l.Attributes)
 		b = end(b, at)
 	}
 	return b

@@ -77,6 +77,7 @@ func TestAppendSpan(t *testing.T) {
 			{Key: "nothing"},
 		},
 		Events: []event.SpanEvent{{Name: "exception", Time: 42, Attributes: []attribute.KeyValue{attribute.String("exception.type", "*errors.errorString")}}},
+		Links:  []event.SpanLink{{TraceID: trace.TraceID{7}, SpanID: trace.SpanID{8}, TraceState: "e=f", Attributes: []attribute.KeyValue{attribute.Int("i", 9)}}, {}},
 	}
 	kv := func(k string, v *commonpb.AnyValue) *commonpb.KeyValue { return &commonpb.KeyValue{Key: k, Value: v} }
 	boolean := func(v bool) *commonpb.AnyValue {
@@ -102,6 +103,10 @@ func TestAppendSpan(t *testing.T) {
 			kv("nothing", &commonpb.AnyValue{}),
 		},
 		Events: []*tracepb.Span_Event{{TimeUnixNano: 42, Name: "exception", Attributes: []*commonpb.KeyValue{kv("exception.type", str("*errors.errorString"))}}},
+		Links: []*tracepb.Span_Link{
+			{TraceId: append([]byte{7}, make([]byte, 15)...), SpanId: append([]byte{8}, make([]byte, 7)...), TraceState: "e=f", Attributes: []*commonpb.KeyValue{kv("i", num(9))}},
+			{TraceId: make([]byte, 16), SpanId: make([]byte, 8)},
+		},
 		Status: &tracepb.Status{Code: tracepb.Status_STATUS_CODE_ERROR, Message: "boom"},
 		Flags:  0x303,
 	}
@@ -132,7 +137,7 @@ func TestAppendSpanBounds(t *testing.T) {
 	}
 	span := event.Span{
 		Name: strings.Repeat("é", maxString), TraceState: "\xff\xfe", Attributes: attrs,
-		Events: make([]event.SpanEvent, maxEvents+3),
+		Events: make([]event.SpanEvent, maxEvents+3), Links: make([]event.SpanLink, maxLinks+2),
 	}
 	odd := event.Span{Name: "bad \xff utf-8", Attributes: []attribute.KeyValue{
 		attribute.String("k\xc3", "v\xe2\x82"), {Key: "deep", Value: deep},
@@ -147,6 +152,9 @@ func TestAppendSpanBounds(t *testing.T) {
 	}
 	if len(got[0].Events) != maxEvents || got[0].DroppedEventsCount != 3 {
 		t.Errorf("%d events, %d dropped", len(got[0].Events), got[0].DroppedEventsCount)
+	}
+	if len(got[0].Links) != maxLinks || got[0].DroppedLinksCount != 2 {
+		t.Errorf("%d links, %d dropped", len(got[0].Links), got[0].DroppedLinksCount)
 	}
 	if got[1].Name != "bad \uFFFD utf-8" || got[1].Attributes[0].Key != "k\uFFFD" || got[1].Attributes[0].Value.GetStringValue() != "v\uFFFD" {
 		t.Errorf("invalid UTF-8: %v", got[1])

@@ -223,6 +223,7 @@ func FuzzDecode(f *testing.F) {
 	sql := bpf.AgentSqlRecord{}
 	sql.Body.TextLen = 8
 	f.Add(bytesOf(&sql, "SELECT 1"))
+	f.Add(autoRecord(autoJSON, "pack"))
 	d := newDecoding()
 	f.Fuzz(func(t *testing.T, data []byte) {
 		for _, lib := range libraries {

@@ -23,6 +23,8 @@ type decoding struct {
 	sql     *sqltext.Cache
 	systems map[string]string // driver type → db.system.name
 	names   map[nameKey]string
+	scopes  map[event.Scope]*event.Scope // that programs have named
+	own     bool                         // the program has made the span itself
 
 	threshold  string // ot=th of sampled spans, "" unless sampling is consistent
 	keepErrors bool   // failed local roots are kept, sampled or not
@@ -39,6 +41,7 @@ type nameKey struct{ method, route string }
 func newDecoding() *decoding {
 	return &decoding{
 		sql: sqltext.New(4096), systems: map[string]string{}, names: map[nameKey]string{},
+		scopes: map[event.Scope]*event.Scope{},
 	}
 }
 
@@ -61,7 +64,7 @@ func (d *decoding) begin(h *bpf.AgentRecordHeader, t *target, span *event.Span) 
 	if cap(d.attributes)-len(d.attributes) < maxAttributes {
 		d.attributes = make([]attribute.KeyValue, 0, attributeSlab)
 	}
-	d.target, d.mark = t, len(d.attributes)
+	d.target, d.mark, d.own = t, len(d.attributes), false
 	span.TraceID = trace.TraceID(h.TraceId)
 	span.SpanID = trace.SpanID(h.SpanId)
 	span.ParentID = trace.SpanID(h.ParentId)
@@ -110,7 +113,7 @@ func (d *decoding) end(span *event.Span, flags bpf.AgentSpanFlags) {
 // those of kept ones must not count.
 func (d *decoding) thresholdOf(span *event.Span, flags bpf.AgentSpanFlags) string {
 	kept := keptBecause(flags)
-	root := span.Kind == trace.SpanKindServer || !span.ParentID.IsValid()
+	root := !d.own && (span.Kind == trace.SpanKindServer || !span.ParentID.IsValid())
 	limited := flags&bpf.AgentSpanFlagsSPAN_KEPT_LIMITED != 0
 	switch {
 	case root && !limited && d.keepErrors && span.Status == codes.Error:
@@ -127,6 +130,15 @@ func (d *decoding) str(key attribute.Key, value string) {
 
 func (d *decoding) num(key attribute.Key, value int64) {
 	d.attributes = append(d.attributes, attribute.KeyValue{Key: key, Value: attribute.Int64Value(value)})
+}
+
+// add appends attributes, however many there are.
+func (d *decoding) add(attrs []attribute.KeyValue) {
+	if cap(d.attributes)-len(d.attributes) < len(attrs) {
+		some := append(make([]attribute.KeyValue, 0, attributeSlab), d.attributes[d.mark:]...)
+		d.attributes, d.mark = some, 0
+	}
+	d.attributes = append(d.attributes, attrs...)
 }
 
 // join is method + " " + route. Both are few; a program that makes up more only loses

@@ -18,6 +18,7 @@ var libraries = []*library{
 	&routers,
 	&netHTTPClient,
 	&otelSDK,
+	&autoSpans,
 	&databaseSQL,
 	&grpc,
 	&goRuntime,

@@ -100,6 +100,7 @@ func (o *overdue) run(ctx context.Context) {
 		case <-tick.C:
 			o.settle()
 			o.look(monotonic())
+			o.lookByHand(monotonic())
 		}
 	}
 }
@@ -136,6 +137,32 @@ func (o *overdue) look(now uint64) {
 		}
 	}
 	o.log.Debug("spans are open for too long", "spans", len(o.taken))
+}
+
+// lookByHand frees the places of spans that a program has made by hand and not ended for too
+// long: it may have forgotten them. They are counted; what they say is known at their end only.
+func (o *overdue) lookByHand(now uint64) {
+	room := int(o.kernel.mapOf("auto_spans").MaxEntries())
+	left := 0
+	older := func(limit uint64) func(*bpf.AgentAutoSpanKey, *bpf.AgentAutoSpan) bool {
+		return func(_ *bpf.AgentAutoSpanKey, s *bpf.AgentAutoSpan) bool {
+			if now-min(s.Frame.StartNs, now) > limit {
+				return true
+			}
+			left++
+			return false
+		}
+	}
+	lost, err := o.kernel.purgeAutoSpans(older(uint64(o.limit)))
+	if err == nil && left > room/4*3 {
+		var more uint64
+		more, err = o.kernel.purgeAutoSpans(older(uint64(crowdedAge)))
+		lost += more
+	}
+	if err != nil {
+		o.log.Debug("spans that programs have forgotten stay in the kernel", "error", err)
+	}
+	o.targets.addPast(bpf.AgentCounterCOUNT_LOST_MAX_DURATION, lost)
 }
 
 // open lists the goroutines that have spans open.

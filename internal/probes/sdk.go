@@ -32,8 +32,8 @@ var otelSDK = library{
 	},
 }
 
-// sdkTypes are the types of the values by which contexts hold spans of the SDK: recording
-// ones, and those that only carry ids. None, where a SpanContext is not laid out as the
+// sdkTypes are the types of the values by which contexts hold spans of the program's own:
+// recording ones, those that only carry ids, and those of the SDK for agents. None, where a SpanContext is not laid out as the
 // programs read it.
 func sdkTypes(b *gobin.Binary) map[uint64]bpf.AgentTypeInfo {
 	for field, want := range map[string]uint64{"traceID": 0, "spanID": 16, "traceFlags": 24} {
@@ -42,6 +42,9 @@ func sdkTypes(b *gobin.Binary) map[uint64]bpf.AgentTypeInfo {
 		}
 	}
 	types := map[uint64]bpf.AgentTypeInfo{}
+	if addr, err := b.TypeAddr("*" + autoSpan); err == nil {
+		types[addr] = bpf.AgentTypeInfo{Role: uint32(bpf.AgentTypeRoleTYPE_AUTO_SPAN)}
+	}
 	for _, t := range []struct{ dynamic, structName, context, kind string }{
 		{"*" + otelSDKTrace + ".recordingSpan", otelSDKTrace + ".recordingSpan", "spanContext", "spanKind"},
 		{otelSDKTrace + ".nonRecordingSpan", otelSDKTrace + ".nonRecordingSpan", "sc", ""},

@@ -29,7 +29,28 @@ func (k *kernel) purge(tgid uint32, before uint64) (open uint64, err error) {
 		return e.Tgid == tgid && before == allTime
 	}))
 	streams, streamsErr := k.purgeStreams(tgid, before)
-	return open + streams, errors.Join(err, streamsErr)
+	made, madeErr := k.purgeAutoSpans(func(key *bpf.AgentAutoSpanKey, s *bpf.AgentAutoSpan) bool {
+		return key.Tgid == tgid && s.Frame.StartNs < before
+	})
+	return open + streams + made, errors.Join(err, streamsErr, madeErr)
+}
+
+// purgeAutoSpans frees the open spans that programs have made by hand, as far as which says
+// so, and returns how many there were.
+func (k *kernel) purgeAutoSpans(which func(*bpf.AgentAutoSpanKey, *bpf.AgentAutoSpan) bool) (open uint64, err error) {
+	spans := k.mapOf("auto_spans")
+	var gone []bpf.AgentAutoSpanKey
+	err = eachInBatches(spans, func(key *bpf.AgentAutoSpanKey, s *bpf.AgentAutoSpan) {
+		if which(key, s) {
+			gone = append(gone, *key)
+		}
+	})
+	for i := range gone {
+		if spans.Delete(&gone[i]) == nil {
+			open++
+		}
+	}
+	return open, err
 }
 
 // purgeStreams does the same for the streams that gRPC's clients have open.

@@ -52,12 +52,21 @@ type Span struct {
 	StatusMessage string
 	Attributes    []attribute.KeyValue
 	Events        []SpanEvent
+	Links         []SpanLink
 }
 
 // SpanEvent is a timed event inside a span, such as an exception.
 type SpanEvent struct {
 	Name       string
 	Time       int64 // Unix time, ns
+	Attributes []attribute.KeyValue
+}
+
+// SpanLink names a span of another trace that a span has to do with.
+type SpanLink struct {
+	TraceID    trace.TraceID
+	SpanID     trace.SpanID
+	TraceState string
 	Attributes []attribute.KeyValue
 }
 
