@@ -18,11 +18,11 @@ import (
 // each time, whatever happens, so that they cannot feed on themselves.
 type ownMetrics struct {
 	scope *event.Scope
-	start int64 // Unix time, ns
+	start event.Start
 
 	mu   sync.Mutex
 	seen map[ownKey]int64 // counters at the last collection
-	last int64
+	last event.Start
 }
 
 // ownKey is one series.
@@ -34,10 +34,11 @@ type ownKey struct {
 // newOwnMetrics begins with what agents before have reported; what the one that was killed
 // has lost is for this one to report.
 func newOwnMetrics(version string, first report) *ownMetrics {
-	now := time.Now().UnixNano()
+	now := time.Now()
+	start := event.StartAt(now.UnixNano(), now)
 	o := &ownMetrics{
 		scope: &event.Scope{Name: "github.com/plainframework/agent", Version: version},
-		start: now, last: now, seen: map[ownKey]int64{},
+		start: start, last: start, seen: map[ownKey]int64{},
 	}
 	o.numbers(first)
 	if status, ok := first.Probes.(probes.Status); ok {
@@ -76,31 +77,34 @@ func pairs(texts []string) (attributes []attribute.KeyValue) {
 func (o *ownMetrics) numbers(rep report) []event.Number {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	b := ownBuilder{own: o, now: time.Now().UnixNano()}
+	now := time.Now()
+	b := ownBuilder{own: o, now: now.UnixNano(), start: o.start.At(now), last: o.last.At(now)}
 	if status, ok := rep.Probes.(probes.Status); ok {
 		b.probes(status)
 	}
 	b.exports(rep)
 	b.process(rep)
-	o.last = b.now
+	o.last = event.StartAt(b.now, now)
 	return b.points
 }
 
 type ownBuilder struct {
 	own    *ownMetrics
 	now    int64
+	start  int64
+	last   int64
 	points []event.Number
 }
 
 func (b *ownBuilder) add(kind event.NumberKind, name, unit, description string, value int64, attrs ...string) {
 	n := event.Number{
 		Scope: b.own.scope, Name: "plain.agent." + name, Unit: unit, Description: description,
-		Start: b.own.start, End: b.now, Value: value, Kind: kind,
+		Start: b.start, End: b.now, Value: value, Kind: kind,
 	}
 	n.Attributes = pairs(attrs)
 	if kind == event.Counter {
 		key := keyOf(n.Name, n.Attributes)
-		n.Value, n.Start = value-b.own.seen[key], b.own.last
+		n.Value, n.Start = value-b.own.seen[key], b.last
 		b.own.seen[key] = value
 		if n.Value < 0 { // what is counted began anew
 			n.Value = value

@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	chaosRounds = flag.Int("chaos.rounds", 0, "rounds of each part of TestChaos; 0 for what fits into a few seconds")
+	chaosRounds = flag.Int("chaos.rounds", 0, "rounds of TestChaos, in all parts together; 0 for what fits into a few seconds")
 	chaosSeed   = flag.Uint64("chaos.seed", 0, "seed of TestChaos; 0 for a new one")
 )
 
@@ -51,7 +51,8 @@ func TestChaos(t *testing.T) {
 	}
 	t.Logf("-chaos.seed=%d", seed)
 	clock := openWallClock(t)
-	for i, mode := range []string{"certain answers", "doubtful answers", "doubtful answers and marks"} {
+	modes := []string{"certain answers", "doubtful answers", "doubtful answers and marks"}
+	for i, mode := range modes {
 		t.Run(mode, func(t *testing.T) {
 			c := &campaign{t: t, dir: t.TempDir(), certain: mode == "certain answers", marks: strings.HasSuffix(mode, "marks"),
 				rand: rand.New(rand.NewPCG(seed, uint64(2*i))), clock: clock}
@@ -59,7 +60,7 @@ func TestChaos(t *testing.T) {
 			if c.certain {
 				c.end.kinds = takesAndHangs
 			}
-			c.run()
+			c.run((*chaosRounds + len(modes) - 1) / len(modes))
 			c.check()
 		})
 	}
@@ -70,10 +71,10 @@ const settledRounds = 10
 
 // run does the rounds, and compares what the process holds at the end with what it held
 // near the beginning.
-func (c *campaign) run() {
+func (c *campaign) run(rounds int) {
 	var before held
 	round, began := 0, time.Now()
-	for ; round < *chaosRounds || *chaosRounds == 0 && time.Since(began) < chaosTime; round++ {
+	for ; round < rounds || *chaosRounds == 0 && time.Since(began) < chaosTime; round++ {
 		synctest.Test(c.t, func(t *testing.T) { c.round(t, round, false) })
 		if round == settledRounds {
 			before = c.holds()

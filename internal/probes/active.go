@@ -29,7 +29,7 @@ type activeRequests struct {
 	targets *targets
 	log     *slog.Logger
 	scope   *event.Scope
-	start   int64 // Unix time, ns: nothing was counted before
+	start   event.Start // nothing was counted before
 
 	known map[activeSeries]bool   // have been reported, or had a request
 	mute  map[*event.Process]bool // their memory did not answer; they are not asked again
@@ -49,7 +49,7 @@ var unreadable = activeKind{"_OTHER", "http"}
 func newActiveRequests(k *kernel, t *targets, log *slog.Logger, version string) *activeRequests {
 	return &activeRequests{
 		kernel: k, targets: t, log: log, scope: scopeOf(&netHTTP, version),
-		start: time.Now().UnixNano(), known: map[activeSeries]bool{}, mute: map[*event.Process]bool{},
+		start: event.StartAt(time.Now().UnixNano(), time.Now()), known: map[activeSeries]bool{}, mute: map[*event.Process]bool{},
 	}
 }
 
@@ -99,7 +99,7 @@ func (a *activeRequests) count() map[activeSeries]int64 {
 
 // numbers are the points of a count, 0 for series that it does not have. Those of
 // processes that are gone, or no longer probed, end.
-func (a *activeRequests) numbers(counts map[activeSeries]int64, now int64) []event.Number {
+func (a *activeRequests) numbers(counts map[activeSeries]int64, now time.Time) []event.Number {
 	if counts == nil {
 		return nil
 	}
@@ -110,6 +110,7 @@ func (a *activeRequests) numbers(counts map[activeSeries]int64, now int64) []eve
 	for _, tg := range a.targets.running() {
 		live[tg.process] = a.targets.countsRequests(tg)
 	}
+	start := a.start.At(now)
 	var numbers []event.Number
 	for s := range a.known {
 		if !live[s.process] {
@@ -124,7 +125,7 @@ func (a *activeRequests) numbers(counts map[activeSeries]int64, now int64) []eve
 			Attributes: []attribute.KeyValue{
 				attribute.String("http.request.method", s.method), attribute.String("url.scheme", s.scheme),
 			},
-			Start: a.start, End: now, Value: counts[s], Kind: event.UpDownCounter,
+			Start: start, End: now.UnixNano(), Value: counts[s], Kind: event.UpDownCounter,
 		})
 	}
 	return numbers

@@ -127,7 +127,7 @@ const stuckAfter = 15 * time.Second
 
 // Alive returns an error if the agent does not do its work while Run runs.
 func (a *Agent) Alive() error {
-	if at := a.reader.alive.Load(); at != 0 && time.Since(time.Unix(0, at)) > stuckAfter {
+	if at := a.reader.alive.Load(); at != 0 && time.Duration(sinceBoot()-at) > stuckAfter {
 		return ErrStuck
 	}
 	return nil

@@ -161,7 +161,7 @@ func (a *Agent) inherit() error {
 	a.reader.refused = s.ledger.get(wordInvalid)
 	a.reader.invalid.Store(a.reader.refused)
 	if !s.inherited {
-		s.note(wordCollected, uint64(a.collect.last))
+		s.note(wordCollected, uint64(a.collect.last.At(time.Now())))
 		return nil
 	}
 	began := time.Now()
@@ -402,10 +402,10 @@ func (t *targets) unknown(pid int, b *executable) *target {
 
 // unattended is how long there was no agent before this one; 0 if that is unknown.
 func (s *State) unattended() time.Duration {
-	if s == nil || s.before.state == lifeNone || s.attachedAt.IsZero() {
+	if s == nil || s.before.state == lifeNone || s.attachedAt == 0 {
 		return 0
 	}
-	return max(s.attachedAt.Sub(time.Unix(0, int64(s.before.beat))), 0)
+	return max(time.Duration(s.attachedAt-s.before.beat), 0)
 }
 
 // countRecords empties a ring, and returns how many records of operations were in it.

@@ -23,7 +23,7 @@ const (
 	wordLife                // how the agent's life goes
 	wordPID                 // of the agent
 	wordPIDStart            // and its start time, in clock ticks since boot
-	wordBeat                // Unix time in ns at which it was last seen alive
+	wordBeat                // age of the machine in ns at which it was last seen alive
 	wordCollected           // Unix time in ns to which histograms are exported
 	wordSince               // Unix time in ns at which the accounts begin
 	wordInvalid             // records that made no sense

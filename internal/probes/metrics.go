@@ -45,7 +45,7 @@ type collector struct {
 	decode   *decoding
 	seen     map[bpf.AgentSeriesKey]bpf.AgentHistogram
 	points   map[pointKey]*event.Histogram             // gathered since the last hand-over
-	last     int64                                     // Unix time of the last collection, ns
+	last     event.Start                               // the last collection
 	changed  map[bpf.AgentSeriesKey]bpf.AgentHistogram // by the collection that is under way
 	pending  []*collection                             // handed over and not settled, in their order
 	retiring map[int]*target                           // gone since the last collection
@@ -103,7 +103,7 @@ func newCollector(k *kernel, t *targets, sink event.Sink, log *slog.Logger, vers
 		retiring: map[int]*target{},
 		early:    make(chan struct{}, 1),
 		active:   newActiveRequests(k, t, log, version),
-		last:     time.Now().UnixNano(),
+		last:     event.StartAt(time.Now().UnixNano(), time.Now()),
 	}
 	for _, lib := range libraries {
 		for i := range lib.metrics {
@@ -139,8 +139,8 @@ func (c *collector) collect() {
 		own = c.own()
 	}
 	c.mu.Lock()
-	now := time.Now().UnixNano()
-	done := &collection{until: now, retired: c.retiring}
+	now := time.Now()
+	done := &collection{until: now.UnixNano(), retired: c.retiring}
 	c.retiring = map[int]*target{}
 	c.changed = map[bpf.AgentSeriesKey]bpf.AgentHistogram{}
 	if err := c.gather(nil); err != nil {
@@ -151,7 +151,7 @@ func (c *collector) collect() {
 	done.baselines, c.changed = c.changed, nil
 	c.pending = append(c.pending, done)
 	points := c.take(now)
-	c.last = now
+	c.last = event.StartAt(now.UnixNano(), now)
 	numbers := append(c.active.numbers(open, now), own...)
 	c.mu.Unlock()
 	settled := func() { c.settled(done) }
@@ -167,10 +167,11 @@ func (c *collector) collect() {
 }
 
 // take returns what was gathered. The caller holds mu.
-func (c *collector) take(now int64) []event.Histogram {
+func (c *collector) take(now time.Time) []event.Histogram {
 	points := make([]event.Histogram, 0, len(c.points))
+	start := c.last.At(now)
 	for _, p := range c.points {
-		p.Start, p.End = c.last, now
+		p.Start, p.End = start, now.UnixNano()
 		points = append(points, *p)
 	}
 	c.points = map[pointKey]*event.Histogram{}
@@ -201,7 +202,7 @@ func (c *collector) replaced(tgid uint32) {
 	c.mu.Lock()
 	delete(c.retiring, int(tgid))
 	err := c.gather(&tgid)
-	points := c.take(time.Now().UnixNano())
+	points := c.take(time.Now())
 	c.mu.Unlock()
 	if err != nil {
 		c.log.Warn("last metrics of a process are lost", "pid", tgid, "error", err)

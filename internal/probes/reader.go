@@ -39,8 +39,8 @@ type reader struct {
 	collect *collector
 
 	exceptions *exceptions
-	changes    chan func()  // for run
-	alive      atomic.Int64 // Unix time at which run was last seen, ns
+	changes    chan func()   // for run
+	alive      atomic.Uint64 // age of the machine at which run was last seen, ns
 
 	kinds   map[uint32]recordKind
 	decoded atomic.Uint64
@@ -93,7 +93,7 @@ func (r *reader) run(ctx context.Context) error {
 			continue
 		case <-timer.C:
 		}
-		r.alive.Store(time.Now().UnixNano())
+		r.alive.Store(sinceBoot())
 		r.targets.state.beat()
 		r.now = time.Now()
 		r.letGo(r.now)

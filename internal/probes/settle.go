@@ -2,10 +2,12 @@ package probes
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/plainframework/agent/bpf"
+	"github.com/plainframework/agent/internal/probes/event"
 )
 
 // collection is one hand-over of metrics. Until it is settled, that is until each of its
@@ -122,8 +124,9 @@ func (c *collector) inherit() error {
 	for i := range orphans {
 		c.state.dropBaseline(&orphans[i])
 	}
-	if until := int64(c.state.ledger.get(wordCollected)); until > 0 && until < c.last {
-		c.last = until
+	now := time.Now()
+	if until := int64(c.state.ledger.get(wordCollected)); until > 0 && until < now.UnixNano() {
+		c.last = event.StartAt(until, now)
 	}
 	return err
 }

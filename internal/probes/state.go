@@ -32,7 +32,7 @@ type State struct {
 	before    life // the agent before this one
 	inherited bool // the maps are its
 
-	attachedAt       time.Time
+	attachedAt       uint64 // as sinceBoot
 	crash, logsCrash uint64 // what was lost by this takeover
 
 	binaries, cards, baselines, past *ebpf.Map
@@ -244,7 +244,7 @@ func (s *State) maps(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
 		closeMaps(maps)
 		return nil, err
 	}
-	s.ledger.set(wordBeat, uint64(time.Now().UnixNano()))
+	s.ledger.set(wordBeat, sinceBoot())
 	s.ledger.set(wordLife, lifeRunning)
 	return maps, nil
 }
@@ -379,8 +379,16 @@ func (s *State) Book(signal int) interface {
 // beat notes that the agent is alive.
 func (s *State) beat() {
 	if s.keeps() {
-		s.ledger.set(wordBeat, uint64(time.Now().UnixNano()))
+		s.ledger.set(wordBeat, sinceBoot())
 	}
+}
+
+// sinceBoot is the age of the machine in ns, time asleep included. The wall clock may be
+// set between two agents; and what is pinned does not outlive the machine.
+func sinceBoot() uint64 {
+	var now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) // it is always there
+	return uint64(now.Nano())
 }
 
 // keeps tells whether anything is kept.
@@ -398,7 +406,7 @@ func (s *State) attached() {
 	if !s.keeps() {
 		return
 	}
-	s.attachedAt = time.Now()
+	s.attachedAt = sinceBoot()
 	gap := s.unattended()
 	if s.before.state != lifeNone {
 		s.log.Info("there was no agent before this one", "for", gap)

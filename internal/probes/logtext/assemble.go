@@ -51,6 +51,10 @@ type stream struct {
 	crash, dying bool
 }
 
+// clockSet is by how much a time is earlier than one before if the wall clock was set
+// back in between.
+const clockSet = time.Second
+
 // maxFree bounds the idle streams that are kept.
 const maxFree = 64
 
@@ -114,10 +118,10 @@ func (a *Assembler) Flush(now int64, emit func(event.Log)) {
 	for s, next := a.order.next, (*stream)(nil); s != &a.order; s = next {
 		next = s.next
 		age := time.Duration(now - s.last)
-		if age < holdRecord {
+		if 0 <= age && age < holdRecord {
 			break // the others wrote later
 		}
-		if age >= s.hold() {
+		if age >= s.hold() || age < -clockSet {
 			a.end(s, emit)
 		}
 	}

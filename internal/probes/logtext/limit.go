@@ -40,6 +40,9 @@ func (l *limiter) open(now int64) bool {
 	if l.rate == 0 {
 		return true
 	}
+	if now < l.last-int64(clockSet) {
+		l.last = now
+	}
 	if now > l.last {
 		if l.last != 0 {
 			l.level = min(l.burst, l.level+l.rate*float64(now-l.last)/float64(time.Second))
@@ -54,7 +57,7 @@ func (l *limiter) take(lines uint64) { l.level -= float64(lines) }
 // summary returns how many lines were dropped since the last one, when it is
 // time to report them, else 0.
 func (l *limiter) summary(now int64) uint64 {
-	if l.dropped == 0 || l.lastSummary != 0 && now-l.lastSummary < int64(summaryEvery) {
+	if l.dropped == 0 || l.lastSummary != 0 && now >= l.lastSummary && now-l.lastSummary < int64(summaryEvery) {
 		return 0
 	}
 	n := l.dropped

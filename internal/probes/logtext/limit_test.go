@@ -128,3 +128,31 @@ func TestSDKErrors(t *testing.T) {
 		checkStats(t, st)
 	}
 }
+
+// TestClockSetBack: lines do not wait, and the limit does not hold, until the clock is
+// where it has been.
+func TestClockSetBack(t *testing.T) {
+	a, n := New(Options{Rate: 10, Burst: 10}), 0
+	emit := func(event.Log) { n++ }
+	write := func(at int64) {
+		a.Write(Chunk{Time: at, Writer: uint64(at), Data: []byte("hello\n")}, emit)
+	}
+	for range 20 {
+		write(base)
+	}
+	now := base - int64(time.Hour)
+	a.Flush(now, emit)
+	if n < 9 {
+		t.Errorf("%d records, the others wait for an hour", n)
+	}
+	before := n
+	for range 50 {
+		now += int64(100 * time.Millisecond)
+		write(now)
+		a.Flush(now, emit)
+	}
+	a.Flush(now+int64(time.Second), emit)
+	if n < before+40 {
+		t.Errorf("%d of 50 records in the 5 s after the clock was set back", n-before)
+	}
+}
