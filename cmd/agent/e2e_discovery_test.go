@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -24,7 +23,7 @@ func (e *e2e) testDiscovery(t *testing.T) {
 		t.Fatal(err)
 	}
 	var exes []string
-	for i := range 10 {
+	for i := range 50 {
 		exe := filepath.Join(dir, fmt.Sprint("service", i))
 		copyFile(t, small, exe)
 		exes = append(exes, exe)
@@ -34,10 +33,16 @@ func (e *e2e) testDiscovery(t *testing.T) {
 	if err := os.WriteFile(config, []byte(rules), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	t.Run("fleet", func(t *testing.T) { e.testFleet(t, config, exes) })
+	t.Run("fleet", func(t *testing.T) {
+		links := e.testFleet(t, config, exes[:10], 20)
+		if more := e.testFleet(t, config, exes, 10); more != links {
+			t.Errorf("a binary has %d links with 10 processes of each, and %d with 20", more, links)
+		}
+	})
 	t.Run("first request", func(t *testing.T) { e.testFirstRequests(t, config, exes[0], false) })
 	t.Run("first request beside another", func(t *testing.T) { e.testFirstRequests(t, config, exes[1], true) })
-	t.Run("churn", func(t *testing.T) { e.testChurn(t, config, exes[:5]) })
+	t.Run("churn", func(t *testing.T) { e.testChurn(t, config, exes[:5], false) })
+	t.Run("churn of the same numbers", func(t *testing.T) { e.testChurn(t, config, exes[:5], true) })
 	t.Run("drop", func(t *testing.T) { e.testDrop(t, config, exes[2]) })
 	t.Run("overwritten", func(t *testing.T) { e.testOverwritten(t, config, exes[3]) })
 }
@@ -75,43 +80,6 @@ func (s short) end() {
 	_ = s.cmd.Wait()
 }
 
-// testFleet: 200 processes of 10 binaries that run when the agent starts.
-func (e *e2e) testFleet(t *testing.T, config string, exes []string) {
-	var fleet []short
-	for range 20 {
-		for _, exe := range exes {
-			s := startShort(t, exe)
-			defer s.end()
-			fleet = append(fleet, s)
-		}
-	}
-	begin := time.Now()
-	a := e.startAgent(t, "--config", config)
-	took := time.Since(begin)
-	status, _ := a.readStatus(t)
-	rss := residentKB(t, a.pid())
-	t.Logf("%d processes of %d binaries attached in %v; the agent has %d MB", len(status.Probes.Targets), len(status.Probes.Binaries), took, rss>>10)
-	if len(status.Probes.Targets) != len(fleet) || len(status.Probes.Binaries) != len(exes) {
-		t.Errorf("%d targets of %d binaries", len(status.Probes.Targets), len(status.Probes.Binaries))
-	}
-	if took > 10*time.Second*time.Duration(*patience) || rss > 100<<10 {
-		t.Errorf("attached after %v, with %d KB", took, rss)
-	}
-	for _, s := range fleet {
-		statusOf(s.url + "/plain")
-	}
-	eventually(t, 10*time.Second, "a span of each", func() bool { return serverSpans(a.seen) >= len(fleet) })
-	pids := map[string]int{}
-	for _, s := range a.finish(t) {
-		pids[s.Resource.Text("process.pid")]++
-	}
-	for _, s := range fleet {
-		if n := pids[fmt.Sprint(s.cmd.Process.Pid)]; n != 1 {
-			t.Errorf("%d spans of process %d", n, s.cmd.Process.Pid)
-		}
-	}
-}
-
 // testFirstRequests starts a process a hundred times, sends it one request 25 ms after
 // it listens, and ends it. Beside a process of the same binary that is not chosen, probes
 // must be put into each one by itself, which takes a moment.
@@ -146,46 +114,6 @@ func (e *e2e) testFirstRequests(t *testing.T, config, exe string, beside bool) {
 	if len(answered) != starts || len(got) < 95 {
 		t.Errorf("%d of %d first requests gave a span", len(got), len(answered))
 	}
-}
-
-// testChurn: 50 starts and exits a second.
-func (e *e2e) testChurn(t *testing.T, config string, exes []string) {
-	a := e.startAgent(t, "--config", config)
-	run := func(seconds int) (requests int) {
-		var mu sync.Mutex
-		var running sync.WaitGroup
-		for i := range 50 * seconds {
-			running.Go(func() {
-				s := startShort(t, exes[i%len(exes)])
-				defer s.end()
-				if statusOf(s.url+"/plain") == http.StatusOK {
-					mu.Lock()
-					requests++
-					mu.Unlock()
-				}
-			})
-			time.Sleep(20 * time.Millisecond)
-		}
-		running.Wait()
-		return requests
-	}
-	run(2)
-	settle(a.seen)
-	fds, rss := len(openFiles(t, a.pid())), residentKB(t, a.pid())
-	before := serverSpans(a.seen)
-	requests := run(8)
-	settle(a.seen)
-	got := serverSpans(a.seen) - before
-	time.Sleep(2 * time.Second) // linger
-	fdsAfter, rssAfter := len(openFiles(t, a.pid())), residentKB(t, a.pid())
-	t.Logf("%d requests to as many processes gave %d spans; %d → %d files, %d → %d MB", requests, got, fds, fdsAfter, rss>>10, rssAfter>>10)
-	if got < requests*95/100 || got > requests {
-		t.Errorf("%d requests gave %d spans", requests, got)
-	}
-	if fdsAfter > fds+20 || rssAfter > rss+16<<10 {
-		t.Errorf("files %d, then %d; memory %d KB, then %d", fds, fdsAfter, rss, rssAfter)
-	}
-	a.finish(t)
 }
 
 // testDrop: requests that a rule names are measured, and have no spans.
@@ -252,27 +180,4 @@ func (e *e2e) testOverwritten(t *testing.T, config, exe string) {
 		return serverSpans(a.seen) > before
 	})
 	a.finish(t)
-}
-
-func residentKB(t *testing.T, pid int) (kb int) {
-	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			_, _ = fmt.Sscan(rest, &kb)
-		}
-	}
-	return kb
-}
-
-func openFiles(t *testing.T, pid int) []os.DirEntry {
-	t.Helper()
-	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return list
 }

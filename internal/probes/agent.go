@@ -121,7 +121,7 @@ func (a *Agent) start(sink event.Sink) (err error) {
 	}
 	a.collect = newCollector(a.kernel, a.targets, sink, log, o.Version)
 	a.collect.own = o.Numbers
-	a.targets.retired, a.targets.replaced = a.retired, a.replaced
+	a.targets.retired, a.targets.replaced, a.targets.measure = a.retired, a.replaced, a.collect.replaced
 	a.reader = newReader(a.ring, sink, a.targets, a.collect, o.Version)
 	a.reader.decode.threshold, a.reader.decode.keepErrors = o.Sampling.thresholdText(), o.Sampling.KeepErrors
 	a.kernel.off = map[*library]bool{&standardError: !o.Logs.Capture}
@@ -161,10 +161,7 @@ func (a *Agent) retired(pid int, t *target) {
 	a.collect.retire(pid, t)
 }
 
-func (a *Agent) replaced(pid int, t *target) {
-	a.reader.logs.retire(t)
-	a.collect.replaced(uint32(pid))
-}
+func (a *Agent) replaced(_ int, t *target) { a.reader.logs.retire(t) }
 
 // Run follows the targets and hands their spans to the sink until ctx is done. Then it
 // detaches all probes, hands over what was fired until then, and returns.

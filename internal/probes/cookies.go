@@ -192,7 +192,7 @@ func (t *targets) introduceAll(b *executable, pid int) error {
 // is probed in all processes, or did run one: without cookies its first request would
 // else not be seen, and what a process has open that ends before its first record would
 // stay. It is called by the reader of the ring.
-func (t *targets) meet(pid int, known bool) {
+func (t *targets) meet(pid int, known bool, since uint64) {
 	p, err := process.Open(pid)
 	if err != nil {
 		return // gone
@@ -205,7 +205,7 @@ func (t *targets) meet(pid int, known bool) {
 		p.Close()
 		return
 	}
-	t.add(p, a.binary, 0)
+	t.add(p, a.binary, since)
 }
 
 // meetMissed looks for processes that meet was not told of, if something was lost in
@@ -233,7 +233,7 @@ func (t *targets) meetMissed() {
 		missed := a != nil && a.binary != nil && a.all() && (tg == nil || tg.binary != a.binary)
 		t.mu.RUnlock()
 		if missed {
-			t.meet(r.PID, false)
+			t.meet(r.PID, false, 0)
 		}
 	}
 }

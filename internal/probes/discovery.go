@@ -252,8 +252,8 @@ func (t *targets) settle(p *process.Process, j *judged, since uint64) {
 	old := t.byPID[p.PID()]
 	t.mu.RUnlock()
 	if old != nil && (old.process.StartTime != p.StartTime() || old.since < since) {
-		// Records of what had this number before are still to be read; execed, which is
-		// told in their order, calls again.
+		// Records of what had this number before are still to be read.
+		keep = t.succeed(old, p, a.binary, since)
 		return
 	}
 	keep = true

@@ -17,10 +17,23 @@ func (t *targets) add(p *process.Process, b *executable, since uint64) *target {
 	if err := t.kernel.introduce(p, b); err != nil {
 		t.log.Warn("a process stays unobserved", "pid", p.PID(), "error", err)
 	}
+	return t.install(t.prepare(p, b, since))
+}
+
+// prepare makes a target, which install puts in its place.
+func (t *targets) prepare(p *process.Process, b *executable, since uint64) *target {
 	tg := t.describe(&target{binary: b, proc: p, since: since, process: &event.Process{
 		PID: p.PID(), StartTime: p.StartTime(), Exe: p.ExePath(),
 	}}, time.Now())
-	if tg.withoutLogs = asksForNoLogs(p); tg.withoutLogs {
+	tg.withoutLogs = asksForNoLogs(p)
+	return tg
+}
+
+// install makes a target the one of its number, unless that is it already, and returns
+// which it is.
+func (t *targets) install(tg *target) *target {
+	p, b, since := tg.proc, tg.binary, tg.since
+	if tg.withoutLogs {
 		t.kernel.captureLogs(p.PID(), false)
 	}
 	t.mu.Lock()
@@ -165,24 +178,31 @@ var (
 func (t *targets) execed(pid int, at uint64) {
 	t.mu.Lock()
 	tg := t.byPID[pid]
+	t.noteExec(pid, at)
+	next := t.successorOf(pid, at)
 	fresh := tg != nil && tg.since >= at // discover was faster: this is the new one
 	if tg != nil && !fresh {
 		delete(t.byPID, pid)
 	}
-	if j := t.judged[pid]; j != nil && tg != nil && !fresh && j.start == tg.process.StartTime {
+	if j := t.judged[pid]; j != nil && tg != nil && !fresh && next == nil && j.start == tg.process.StartTime {
 		delete(t.judged, pid)
 	}
 	t.mu.Unlock()
 	if tg != nil && !fresh {
 		t.replace(pid, tg, at)
+	}
+	switch {
+	case next != nil:
+		t.install(next)
+	case tg != nil && !fresh:
 		// What discover has put off, because the number was another's.
 		select {
 		case t.execs <- execd{pid, at}:
 		default: // the scan finds it
 		}
-	}
-	if !fresh {
-		t.meet(pid, tg != nil)
+		t.meet(pid, true, at)
+	case !fresh:
+		t.meet(pid, false, at)
 	}
 }
 
@@ -206,6 +226,7 @@ const linger = 2 * time.Second
 
 func (t *targets) forget(now time.Time) {
 	t.mu.Lock()
+	t.forgetSuccessors(now.Add(-successorWait))
 	gone := map[int]*target{}
 	for pid, tg := range t.byPID {
 		if !tg.retired && !tg.goneAt.IsZero() && now.Sub(tg.goneAt) > linger {
@@ -232,7 +253,12 @@ func (t *targets) replace(pid int, tg *target, at uint64) {
 	t.replaced(pid, tg)
 	t.kernel.captureLogs(pid, true)
 	t.lose(pid, at)
-	t.drop(pid, nil)
+	t.mu.RLock()
+	measured := tg.measured
+	t.mu.RUnlock()
+	if !measured {
+		t.measure(pid, tg)
+	}
 }
 
 // unwatch stops watching one target. Probes of one process outlive it, and would be
@@ -268,21 +294,37 @@ func (t *targets) lose(pid int, before uint64) {
 func (t *targets) loseUnmet() {
 	met := t.unmet
 	t.unmet = map[uint32]bool{}
-	err := t.kernel.eachEntry("goroutine_table", func(e bpf.AgentTableEntry) bool {
+	look := func(tgid uint32) {
 		t.mu.RLock()
-		known := t.byPID[int(e.Tgid)] != nil
+		known := t.byPID[int(tgid)] != nil
 		t.mu.RUnlock()
-		if !known && e.Tgid != 0 && errors.Is(unix.Kill(int(e.Tgid), 0), unix.ESRCH) {
-			t.unmet[e.Tgid] = true
+		if !known && tgid != 0 && errors.Is(unix.Kill(int(tgid), 0), unix.ESRCH) {
+			t.unmet[tgid] = true
 		}
+	}
+	err := t.kernel.eachEntry("goroutine_table", func(e bpf.AgentTableEntry) bool {
+		look(e.Tgid)
 		return false
 	})
+	err = errors.Join(err, eachInBatches(t.kernel.mapOf("processes"), func(tgid *uint32, _ *bpf.AgentProcess) { look(*tgid) }))
 	if err != nil {
-		t.log.Debug("open spans of processes that are gone stay in the kernel", "error", err)
+		t.log.Debug("what processes that are gone had open stays in the kernel", "error", err)
 	}
 	for tgid := range t.unmet {
 		if met[tgid] {
 			t.lose(int(tgid), allTime)
+			t.bury(tgid)
+		}
+	}
+}
+
+// bury makes a target of a process that was never met, which is gone: so its counts are
+// kept, and what the kernel has of it is deleted, as with any other.
+func (t *targets) bury(tgid uint32) {
+	var p bpf.AgentProcess
+	if t.kernel.mapOf("processes").Lookup(tgid, &p) == nil {
+		if _, err := t.of(int(tgid), p.Binary); err != nil { // let go of, or not wanted
+			t.drop(int(tgid), nil)
 		}
 	}
 }

@@ -49,6 +49,7 @@ type collector struct {
 	changed  map[bpf.AgentSeriesKey]bpf.AgentHistogram // by the collection that is under way
 	pending  []*collection                             // handed over and not settled, in their order
 	retiring map[int]*target                           // gone since the last collection
+	leaving  *target                                   // whose last is being gathered
 	early    chan struct{}                             // collect now
 
 	active    *activeRequests
@@ -198,10 +199,13 @@ const manyRetired = 64
 
 // replaced hands the last of a process over at once, and frees its series, because
 // another program has its number.
-func (c *collector) replaced(tgid uint32) {
+func (c *collector) replaced(pid int, tg *target) {
+	tgid := uint32(pid)
 	c.mu.Lock()
-	delete(c.retiring, int(tgid))
+	delete(c.retiring, pid)
+	c.leaving = tg
 	err := c.gather(&tgid)
+	c.leaving = nil
 	points := c.take(time.Now())
 	c.mu.Unlock()
 	if err != nil {
@@ -212,7 +216,7 @@ func (c *collector) replaced(tgid uint32) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.free(map[int]*target{int(tgid): nil})
+	c.free(map[int]*target{pid: nil})
 }
 
 // gather adds what series gained to the points: of all processes, or of one.
@@ -229,12 +233,20 @@ func (c *collector) gather(only *uint32) error {
 	return errors.Join(err, c.gatherOverflow(only))
 }
 
+// whose is the process that a histogram is of. The caller holds mu.
+func (c *collector) whose(tgid, binary uint32) (*target, error) {
+	if tg := c.leaving; tg != nil && tg.binary.id == binary {
+		return tg, nil
+	}
+	return c.targets.measuredBy(int(tgid), binary)
+}
+
 func (c *collector) addSeries(key *bpf.AgentSeriesKey, s *bpf.AgentSeries, exemplar event.Exemplar) {
 	m := c.metrics[key.Kind]
 	if m == nil || s.Id == 0 {
 		return // being made just now; the next collection has it
 	}
-	tg, err := c.targets.of(int(key.Tgid), s.Binary)
+	tg, err := c.whose(key.Tgid, s.Binary)
 	if err != nil {
 		return // not a process that was asked for
 	}
@@ -272,7 +284,7 @@ func (c *collector) gatherOverflow(only *uint32) error {
 			if gained.count == 0 {
 				continue
 			}
-			if tg, err := c.targets.of(int(*tgid), p.Binary); err == nil {
+			if tg, err := c.whose(*tgid, p.Binary); err == nil {
 				c.saw(key, p.Overflow[m.slot])
 				c.point(tg.process, m, overflow).add(gained)
 			}

@@ -63,7 +63,10 @@ func (c *collector) free(processes map[int]*target) {
 		}
 	}
 	for i := range dead {
-		_ = series.Delete(&dead[i]) // nobody else deletes; the overflow has none
+		// What came since it was read is of whoever has the number now.
+		if last, err := c.kernel.takeSeries(&dead[i]); err == nil { // the overflow has none
+			c.addSeries(&dead[i], &last, event.Exemplar{})
+		}
 		delete(c.seen, dead[i])
 		c.state.dropBaseline(&dead[i])
 	}
@@ -72,6 +75,19 @@ func (c *collector) free(processes map[int]*target) {
 			c.targets.drop(pid, tg)
 		}
 	}
+}
+
+// takeSeries removes a series, and returns what the kernel had of it.
+func (k *kernel) takeSeries(key *bpf.AgentSeriesKey) (s bpf.AgentSeries, err error) {
+	series := k.mapOf("all_series")
+	if k.mode != attachLookup {
+		return s, series.LookupAndDelete(key, &s)
+	}
+	// Linux before 5.14 has no such call.
+	if err = series.Lookup(key, &s); err != nil {
+		return s, err
+	}
+	return s, series.Delete(key)
 }
 
 // is tells whether a process is still this target; nil is any.

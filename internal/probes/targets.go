@@ -47,6 +47,8 @@ type targets struct {
 	binaries []*executable // by id; nil: free
 	freed    []freedID
 	judged   map[int]*judged // what rules said of processes
+	next     map[int][]successor
+	execedAt map[int]uint64 // when the process of a number last ran execve, as far as records are read
 	exes     []*wantedExe
 	pids     []int
 	past     [bpf.AgentCounterCOUNTERS]uint64 // counters of processes that are gone; see addPast
@@ -62,10 +64,11 @@ type targets struct {
 
 	// retired is called when a process is gone for good, and its number will not be
 	// seen again soon. When the last of it is exported, drop is to be called.
-	// replaced is called when another program has its number now: after it, what the
-	// kernel keeps of it is deleted.
+	// replaced is called when what is read next under its number is another's, measure
+	// when what is measured next is: then the kernel keeps nothing of it.
 	retired  func(pid int, tg *target)
 	replaced func(pid int, tg *target)
+	measure  func(pid int, tg *target)
 }
 
 // target is one process of a probed binary. It does not change but for goneAt; when more
@@ -82,6 +85,7 @@ type target struct {
 
 	decoded   uint64 // spans that were made of its records
 	retired   bool   // its exit was acted upon
+	measured  bool   // what histograms have under its number is another's; guarded by the lock of targets
 	inherited bool   // found in what the agent before has left
 }
 
@@ -106,7 +110,7 @@ func newTargets(k *kernel, o Options, log *slog.Logger) (*targets, error) {
 		agent: process.Agent{Host: host, Version: o.Version},
 		execs: make(chan execd, 256),
 		byPID: map[int]*target{}, byFile: map[process.FileID]*attached{},
-		judged: map[int]*judged{}, changes: make(chan Targets),
+		judged: map[int]*judged{}, next: map[int][]successor{}, execedAt: map[int]uint64{}, changes: make(chan Targets),
 	}
 	t.rules.Store(&o.Rules)
 	for _, p := range o.Exes {
@@ -282,6 +286,7 @@ func (t *targets) close() error {
 			tg.proc.Close()
 		}
 	}
+	t.forgetSuccessors(time.Now())
 	for _, b := range t.binaries {
 		if b == nil || b.exe == nil {
 			continue
