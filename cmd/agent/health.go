@@ -27,11 +27,10 @@ status address.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if address == "" {
-				cfg, err := config.Load(config.Sources{File: file})
-				if err != nil && cfg.Agent.Status == "" {
+				var err error
+				if address, err = config.StatusAddress(config.Sources{File: file}); err != nil {
 					return err
 				}
-				address = cfg.Agent.Status // other settings are the running agent's affair
 			}
 			path := "/healthz"
 			if ready {

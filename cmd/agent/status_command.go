@@ -38,11 +38,11 @@ agent's status server, on this machine.`,
 			if cmd.Flags().Changed("status") {
 				flags["agent.status"] = address
 			}
-			cfg, err := config.Load(config.Sources{File: file, Flags: flags})
+			address, err := config.StatusAddress(config.Sources{File: file, Flags: flags})
 			if err != nil {
 				return err
 			}
-			return printStatus(cmd.Context(), cmd.OutOrStdout(), cfg.Agent.Status, asJSON)
+			return printStatus(cmd.Context(), cmd.OutOrStdout(), address, asJSON)
 		},
 	}
 	cmd.Flags().StringVar(&address, "status", "", "address of the agent's status server")
