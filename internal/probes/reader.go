@@ -97,7 +97,7 @@ func (r *reader) run(ctx context.Context) error {
 		r.targets.state.beat()
 		r.now = time.Now()
 		r.letGo(r.now)
-		waiting := r.ring.AvailableBytes()
+		full := r.fullness()
 		if err := r.drain(&record); err != nil {
 			return err
 		}
@@ -105,14 +105,23 @@ func (r *reader) run(ctx context.Context) error {
 			return err
 		}
 		// A quarter of the ring between two looks leaves room for a burst.
-		switch size := r.ring.BufferSize(); {
-		case waiting > size/4:
+		switch {
+		case full > 1./4:
 			interval = max(interval/2, minPoll)
-		case waiting < size/16:
+		case full < 1./16:
 			interval = min(interval*2, maxPoll)
 		}
 		timer.Reset(interval)
 	}
+}
+
+// fullness is the share of a ring that waits to be read, of the fuller one.
+func (r *reader) fullness() float64 {
+	full := float64(r.ring.AvailableBytes()) / float64(r.ring.BufferSize())
+	if r.logRing != nil {
+		full = max(full, float64(r.logRing.AvailableBytes())/float64(r.logRing.BufferSize()))
+	}
+	return full
 }
 
 // last drains what is there when nothing is attached any more, and hands on what waited.
@@ -141,10 +150,12 @@ func (r *reader) drain(record *ringbuf.Record) error {
 	return nil
 }
 
-// drainRing calls handle for every record that is in a ring now.
+// drainRing calls handle for every record that is in a ring now, and for none that comes
+// meanwhile: a program that writes without end must not keep the reader from the other
+// ring.
 func drainRing(ring *ringbuf.Reader, record *ringbuf.Record, handle func([]byte)) error {
 	ring.SetDeadline(time.Now())
-	for {
+	for waiting := ring.AvailableBytes(); waiting > 0; waiting -= min(waiting, recordSize(record)) {
 		err := ring.ReadInto(record)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil
@@ -154,7 +165,12 @@ func drainRing(ring *ringbuf.Reader, record *ringbuf.Record, handle func([]byte)
 		}
 		handle(record.RawSample)
 	}
+	return nil
 }
+
+// recordSize is what a record takes in its ring: its own eight bytes of head, and what
+// it is rounded up to.
+func recordSize(record *ringbuf.Record) int { return (len(record.RawSample) + 8 + 7) &^ 7 }
 
 // drainLogs does the same for what was written to standard error. It comes second: the
 // span that a panic has ended is there before the panic is logged.

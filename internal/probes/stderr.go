@@ -23,7 +23,7 @@ var standardError = library{
 		when: func(b *gobin.Binary) bool { return has(b, "os.(*File).Write") },
 		hooks: []hook{
 			{program: "stderr_write", variant: uint8(bpf.AgentStderrSiteSTDERR_RUNTIME), sites: entry("runtime.gwrite"), optional: true},
-			{program: "stderr_write", variant: uint8(bpf.AgentStderrSiteSTDERR_SYSCALL), sites: directWrites, prunable: true},
+			{program: "stderr_write", variant: uint8(bpf.AgentStderrSiteSTDERR_SYSCALL), sites: directWrites, prunable: true, optional: true},
 			{program: "stderr_write", variant: uint8(bpf.AgentStderrSiteSTDERR_FILE), sites: entry("os.(*File).Write")},
 		},
 	}},
