@@ -142,23 +142,95 @@ static __always_inline struct goroutine *goroutine_at(const struct table_entry *
 	return bpf_map_lookup_elem(&goroutines, &index);
 }
 
+/* The next four are global functions of numbers only: the verifier looks at them once, and
+ * not again for each program that calls them. Those that claim an entry return its index
+ * and TABLE_TAKEN, or 0. */
+#define TABLE_TAKEN (1ULL << 32)
+
+__noinline u64 goroutine_claim(u64 goroutine, u32 tgid)
+{
+	struct table_entry *e;
+	struct goroutine *g;
+	u32 index = 0;
+
+	e = table_claim(&goroutine_table, goroutine, tgid, &index);
+	if (!e)
+		return 0;
+	e->value = index;
+	g = bpf_map_lookup_elem(&goroutines, &index);
+	if (g)
+		g->depth = 0; /* whatever a process that was killed has left there */
+	table_publish(e, goroutine);
+	return index | TABLE_TAKEN;
+}
+
+__noinline u64 goroutine_remove(u64 goroutine, u32 tgid)
+{
+	table_remove(&goroutine_table, goroutine, tgid);
+	return 0;
+}
+
+__noinline u64 context_remove(u64 context, u64 goroutine, u32 tgid)
+{
+	struct table_entry *e = table_find(&context_table, context, tgid);
+
+	/* Not where its memory is another context by now, registered by another g. */
+	if (e && e->value == goroutine)
+		table_remove(&context_table, context, tgid);
+	return 0;
+}
+
+__noinline u64 context_claim(u64 context, u64 goroutine, u32 tgid)
+{
+	struct table_entry *e = table_find(&context_table, context, tgid), *owner;
+	struct goroutine *g;
+	u32 index = 0;
+
+	if (e) {
+		/* Memory is used again: the connection of whoever is there is gone. */
+		owner = e->value == goroutine ? NULL : table_find(&goroutine_table, e->value, tgid);
+		g = owner ? goroutine_at(owner) : NULL;
+		if (g && g->context == context)
+			g->context = 0;
+		context_remove(context, e->value, tgid);
+	}
+	e = table_claim(&context_table, context, tgid, &index);
+	if (!e)
+		return 0;
+	e->value = goroutine;
+	table_publish(e, context);
+	return index | TABLE_TAKEN;
+}
+
+/* Forgets the context that a goroutine has registered. */
+static __always_inline void context_forget(const struct probe *p, struct goroutine *g)
+{
+	context_remove(g->context, p->goroutine, p->tgid);
+	g->context = 0;
+	g->request_context = 0;
+	g->parks = 0;
+}
+
 static __always_inline void goroutine_delete(const struct probe *p, struct goroutine *g)
 {
+	g->depth = 0; /* if user space has withdrawn it, it learns that nothing is open */
+	if (g->parks)
+		return;
 	/* Memory of a context is used again: a registration that outlived its request
 	 * would join strangers. */
 	if (g->context)
-		table_remove(&context_table, g->context, p->tgid);
-	g->depth = 0; /* if user space has withdrawn it, it learns that nothing is open */
-	table_remove(&goroutine_table, p->goroutine, p->tgid);
+		context_forget(p, g);
+	goroutine_remove(p->goroutine, p->tgid);
 }
 
-/* The entry of this goroutine, NULL if it has none. Enough for whoever ends a span: it
- * was begun by the same goroutine, which then dropped what a dead one had left. */
+/* The entry of this goroutine, NULL if nothing is open there. Enough for whoever ends a
+ * span: it was begun by the same goroutine, which then dropped what a dead one had left. */
 static __always_inline struct goroutine *goroutine_here(const struct probe *p)
 {
 	struct table_entry *e = table_find(&goroutine_table, p->goroutine, p->tgid);
+	struct goroutine *g = e ? goroutine_at(e) : NULL;
 
-	return e ? goroutine_at(e) : NULL;
+	return g && g->depth ? g : NULL;
 }
 
 /* The open spans of the goroutine whose g is at an address, NULL if it has none. What a
@@ -173,7 +245,9 @@ static __always_inline struct goroutine *goroutine_find(const struct probe *p,
 	if (!e)
 		return NULL;
 	g = goroutine_at(e);
-	if (!g || g->goid == go_word(address + rt->g_goid))
+	if (!g || !g->depth)
+		return NULL;
+	if (g->goid == go_word(address + rt->g_goid))
 		return g;
 	if (address != p->goroutine)
 		return NULL; /* not ours to delete */
@@ -182,22 +256,9 @@ static __always_inline struct goroutine *goroutine_find(const struct probe *p,
 	return NULL;
 }
 
-static __always_inline struct goroutine *goroutine_add(const struct probe *p,
-						       const struct runtime_layout *rt)
+/* Makes an entry as if nothing had ever been open there, but for its context. */
+static __always_inline void goroutine_clear(struct goroutine *g)
 {
-	struct table_entry *e;
-	struct goroutine *g;
-	u32 index = 0;
-
-	e = table_claim(&goroutine_table, p->goroutine, p->tgid, &index);
-	if (!e)
-		return NULL;
-	e->value = index;
-	g = bpf_map_lookup_elem(&goroutines, &index);
-	if (!g)
-		return NULL; /* cannot be: there are as many as ways */
-	g->goid = go_word(p->goroutine + rt->g_goid);
-	g->context = 0;
 	g->depth = 0;
 	g->sampled = 0;
 	g->tracestate = 0;
@@ -208,8 +269,56 @@ static __always_inline struct goroutine *goroutine_add(const struct probe *p,
 	g->stash_missed = 0;
 	g->backed_off = 0;
 	g->remote_limited = REMOTE_FREE;
-	__builtin_memset(g->stash_claims, 0, sizeof(g->stash_claims));
-	table_publish(e, p->goroutine);
+	/* A cache line of their own, which few requests need. */
+	if (g->stashes)
+		__builtin_memset(g->stash_claims, 0, sizeof(g->stash_claims));
+	g->stashes = 0;
+}
+
+/* An entry for this goroutine, in which nothing is open; NULL if there is no room. What is
+ * still open in the one it has is dropped: a goroutine serves one request after the other.
+ * The registered context stays. */
+static __always_inline struct goroutine *goroutine_renew(const struct probe *p,
+							 const struct runtime_layout *rt)
+{
+	struct table_entry *e = table_find(&goroutine_table, p->goroutine, p->tgid);
+	struct goroutine *g;
+	u64 taken;
+	u32 index;
+
+	if (e) {
+		g = goroutine_at(e);
+		if (!g)
+			return NULL; /* cannot be: there are as many as ways */
+		if (g->depth)
+			count(p, COUNT_LOST_UNFINISHED, g->depth);
+	} else {
+		taken = goroutine_claim(p->goroutine, p->tgid);
+		if (!taken)
+			return NULL;
+		index = taken;
+		g = bpf_map_lookup_elem(&goroutines, &index);
+		if (!g)
+			return NULL;
+		g->context = 0;
+		g->request_context = 0;
+		g->may_park = table_may_park(p->goroutine, p->tgid, index);
+		g->parks = 0;
+		g->stashes = 1;
+	}
+	goroutine_clear(g);
+	g->goid = go_word(p->goroutine + rt->g_goid);
+	return g;
+}
+
+/* The same, with no context. */
+static __always_inline struct goroutine *goroutine_add(const struct probe *p,
+						       const struct runtime_layout *rt)
+{
+	struct goroutine *g = goroutine_renew(p, rt);
+
+	if (g && g->context)
+		context_forget(p, g);
 	return g;
 }
 
@@ -217,19 +326,30 @@ static __always_inline struct goroutine *goroutine_add(const struct probe *p,
 static __always_inline void context_register(const struct probe *p, struct goroutine *g,
 					     u64 context)
 {
-	struct table_entry *e;
-	u32 index = 0;
+	u64 taken;
 
 	if (!context)
 		return;
-	e = table_claim(&context_table, context, p->tgid, &index);
-	if (!e) {
+	taken = context_claim(context, p->goroutine, p->tgid);
+	if (!taken) {
 		count(p, COUNT_CONTEXTS_FULL, 1);
 		return;
 	}
-	e->value = p->goroutine;
 	g->context = context;
-	table_publish(e, context);
+	g->parks = g->request_context && g->may_park && table_may_park(context, p->tgid, taken);
+}
+
+/* The same for a request of a connection, whose context all its requests have as their
+ * parent: that stays registered, and with it the goroutine's entry, so that the next
+ * request finds both. The request's own says which of them a child belongs to. */
+static __always_inline void context_register_request(const struct probe *p, struct goroutine *g,
+						     u64 request, u64 connection)
+{
+	if (g->context && (!connection || g->context != connection))
+		context_forget(p, g);
+	g->request_context = connection ? request : 0;
+	if (!g->context)
+		context_register(p, g, connection ? connection : request);
 }
 
 /* Numbers of trace.SpanKind. */
@@ -278,6 +398,26 @@ static __always_inline u64 sdk_found(u64 bias, u32 tgid, u32 binary, u64 value)
 	return SDK_FOUND | kind << 48 | SDK_ADDRESS(any.data + info->offset);
 }
 
+/* The g that holds what a context, come upon by way of child, was registered for; 0 if there
+ * is none. Of a connection's only the child counts that is the request's: others may be
+ * left from a request before. Where nothing is open the connection may be gone, and the
+ * memory be any other context. A global function, as those above. */
+__noinline u64 context_holder(u64 context, u64 child, u32 tgid)
+{
+	struct table_entry *e = table_find(&context_table, context, tgid), *holder;
+	struct goroutine *g;
+	u64 address;
+
+	if (!e)
+		return 0;
+	address = e->value;
+	holder = table_find(&goroutine_table, address, tgid);
+	g = holder ? goroutine_at(holder) : NULL;
+	if (!g || !g->depth || (g->request_context && g->request_context != child))
+		return 0;
+	return address;
+}
+
 /* Where the open spans are that a context.Context stems from; 0 if nowhere. Walks
  * from child to parent by the types found in the binary, and stops at an unknown. With
  * sdk it stops at a span of the SDK, too.
@@ -286,20 +426,20 @@ static __always_inline u64 sdk_found(u64 bias, u32 tgid, u32 binary, u64 value)
  * program that calls it. */
 __noinline u64 context_walk(u64 bias, u64 tgid_binary, u64 itab, u64 data, u64 sdk)
 {
+	u64 child = 0;
 	u32 tgid = tgid_binary, binary = tgid_binary >> 32;
 	struct type_key type = { .type = go_type_of(itab, bias), .binary = binary };
 
 	for (int i = 0; i < MAX_CONTEXT_DEPTH; i++) {
-		struct table_entry *owner;
 		struct type_info *info;
 		struct go_iface parent;
 		u64 found;
 
 		if (!data || !type.type)
 			return 0;
-		owner = table_find(&context_table, data, tgid);
-		if (owner)
-			return owner->value;
+		found = context_holder(data, child, tgid);
+		if (found)
+			return found;
 		info = bpf_map_lookup_elem(&types, &type);
 		if (!info)
 			return 0;
@@ -326,6 +466,7 @@ __noinline u64 context_walk(u64 bias, u64 tgid_binary, u64 itab, u64 data, u64 s
 		} else {
 			return 0;
 		}
+		child = data;
 		data = parent.data;
 		type.type = go_type_of(parent.tab, bias);
 	}

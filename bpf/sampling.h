@@ -29,6 +29,17 @@ static __always_inline struct settings *settings_get(void)
 	return bpf_map_lookup_elem(&agent_settings, &zero);
 }
 
+/* An id that follows from a random one and from what is not the same twice: calls for
+ * random numbers are a good part of what a program costs. */
+static __always_inline u64 derived_id(u64 random, u64 with)
+{
+	u64 id = (random ^ with * 0xd6e8feb86659fd93ULL) * 0x9e3779b97f4a7c15ULL;
+
+	id = (id ^ id >> 29) * 0xbf58476d1ce4e5b9ULL;
+	id ^= id >> 32;
+	return id ? id : 1;
+}
+
 #define TRACE_FLAG_SAMPLED 1
 #define TRACE_FLAG_RANDOM 2
 
@@ -62,8 +73,9 @@ static __always_inline void trace_decide(struct goroutine *g, const struct runti
 
 static __always_inline void trace_new(struct goroutine *g, const struct runtime_layout *rt)
 {
-	g->trace_id[0] = random_u64();
 	g->trace_id[1] = random_id();
+	/* What says whether it is sampled, and what W3C calls random, is the low half. */
+	g->trace_id[0] = derived_id(g->trace_id[1], bpf_get_prandom_u32());
 	g->random = 1;
 	trace_decide(g, rt, false, 0);
 }

@@ -50,6 +50,7 @@ func TestE2E(t *testing.T) {
 	e.shop = e.build(t, "shop", shopDir, nil)
 
 	t.Run("shop", e.testShop)
+	t.Run("keep-alive", e.testKeepAlive)
 	t.Run("variants", e.testVariants)
 	t.Run("context", e.testRemoteParent)
 	t.Run("broken", e.testBrokenConnections)

@@ -15,10 +15,16 @@ import (
 
 // shop holds the handlers. Beside each route stands the number of database
 // calls that one request makes.
-type shop struct{ *store }
+type shop struct {
+	*store
+	late *leftover
+}
+
+// leftover is what a request has started and not waited for.
+type leftover struct{ goOn, done chan struct{} }
 
 func newHandler(st *store) http.Handler {
-	s := shop{st}
+	s := shop{st, &leftover{make(chan struct{}), make(chan struct{})}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /plain", s.plain)                // 0
 	mux.HandleFunc("GET /items", s.list)                 // 1
@@ -28,6 +34,8 @@ func newHandler(st *store) http.Handler {
 	mux.HandleFunc("GET /literal/{id}", s.literalItem)   // 1
 	mux.HandleFunc("GET /conn/{id}", s.connItem)         // 2
 	mux.HandleFunc("GET /report", s.report)              // 5
+	mux.HandleFunc("GET /late", s.leave)                 // 1, during the next request
+	mux.HandleFunc("GET /follow", s.follow)              // 1
 	mux.HandleFunc("POST /orders", s.postOrder)          // 5
 	mux.HandleFunc("GET /sqlerror", s.sqlError)          // 1
 	mux.HandleFunc("GET /sqlfail/{kind}", s.sqlFail)     // 1
@@ -157,6 +165,32 @@ func (s shop) report(w http.ResponseWriter, r *http.Request) {
 		<-stock,
 	)
 	reply(w, fmt.Sprintln(n[1:]), err)
+}
+
+// leave answers at once, and has a goroutine ask something with the context of its
+// request while follow answers the next one.
+func (s shop) leave(w http.ResponseWriter, r *http.Request) {
+	ctx := context.WithoutCancel(r.Context())
+	go func() {
+		<-s.late.goOn
+		var n int
+		_ = s.db.QueryRowContext(ctx, "SELECT min(price) FROM items").Scan(&n)
+		s.late.done <- struct{}{}
+	}()
+	reply(w, "later\n", nil)
+}
+
+// follow waits until what leave has left is done, and asks on a goroutine of its own.
+func (s shop) follow(w http.ResponseWriter, r *http.Request) {
+	s.late.goOn <- struct{}{}
+	<-s.late.done
+	answer := make(chan error)
+	var n int
+	go func() {
+		answer <- s.db.QueryRowContext(r.Context(), "SELECT max(stock) FROM items").Scan(&n)
+	}()
+	err := <-answer
+	reply(w, fmt.Sprintln(n), err)
 }
 
 func (s shop) postOrder(w http.ResponseWriter, r *http.Request) {
