@@ -1105,6 +1105,7 @@ const (
 	AgentVarReferToTypeKey           = "refer_to_type_key"
 	AgentVarReferToTypeRole          = "refer_to_type_role"
 	AgentVarReferToUnwanted          = "refer_to_unwanted"
+	AgentVarRingWokenNs              = "ring_woken_ns"
 	AgentVarTableBuckets             = "table_buckets"
 	AgentVarWithoutCookies           = "without_cookies"
 )
@@ -1299,6 +1300,7 @@ type AgentVariableSpecs struct {
 	ReferToTypeKey           *ebpf.VariableSpec `ebpf:"refer_to_type_key"`
 	ReferToTypeRole          *ebpf.VariableSpec `ebpf:"refer_to_type_role"`
 	ReferToUnwanted          *ebpf.VariableSpec `ebpf:"refer_to_unwanted"`
+	RingWokenNs              *ebpf.VariableSpec `ebpf:"ring_woken_ns"`
 	TableBuckets             *ebpf.VariableSpec `ebpf:"table_buckets"`
 	WithoutCookies           *ebpf.VariableSpec `ebpf:"without_cookies"`
 }
@@ -1476,6 +1478,7 @@ type AgentVariables struct {
 	ReferToTypeKey           *ebpf.Variable `ebpf:"refer_to_type_key"`
 	ReferToTypeRole          *ebpf.Variable `ebpf:"refer_to_type_role"`
 	ReferToUnwanted          *ebpf.Variable `ebpf:"refer_to_unwanted"`
+	RingWokenNs              *ebpf.Variable `ebpf:"ring_woken_ns"`
 	TableBuckets             *ebpf.Variable `ebpf:"table_buckets"`
 	WithoutCookies           *ebpf.Variable `ebpf:"without_cookies"`
 }

@@ -158,6 +158,28 @@ struct {
 	__uint(max_entries, 4 << 20);
 } ring SEC(".maps");
 
+/* The reader looks into the rings now and then: to wake it up costs the app an interrupt.
+ * Only where a ring fills up so fast that it might be full by then, it is woken, and
+ * after that not again before it has had time to look. */
+#define RING_WAKE (512 << 10) /* bytes, of the 4 MB of each */
+#define RING_WAKE_INTERVAL (2 * 1000000ULL) /* ns */
+
+u64 ring_woken_ns;
+
+/* The flags to submit a record with. */
+static __always_inline u64 ring_wakeup(void *which)
+{
+	u64 now;
+
+	if (bpf_ringbuf_query(which, BPF_RB_AVAIL_DATA) < RING_WAKE)
+		return BPF_RB_NO_WAKEUP;
+	now = bpf_ktime_get_ns();
+	if (now - ring_woken_ns < RING_WAKE_INTERVAL)
+		return BPF_RB_NO_WAKEUP;
+	ring_woken_ns = now;
+	return BPF_RB_FORCE_WAKEUP;
+}
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);

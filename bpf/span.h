@@ -299,10 +299,9 @@ static __always_inline struct panicked *panicked_find(const struct probe *p,
 	return panicked;
 }
 
-/* A wakeup would cost the app an interrupt: the reader polls. */
 static __always_inline void record_submit(struct process *process, void *record)
 {
-	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	bpf_ringbuf_submit(record, ring_wakeup(&ring));
 	count_in(process, COUNT_EMITTED, 1);
 }
 

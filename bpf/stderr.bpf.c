@@ -154,7 +154,7 @@ static __always_inline bool stderr_part(struct stderr_write_ending *w, u64 at)
 	stderr_fill(&r->record, r->text, sizeof(r->text), at, rest, w);
 	if (at == (u64)STDERR_PART * (STDERR_PARTS - 1) && rest > STDERR_PART)
 		r->record.missing = rest - STDERR_PART;
-	bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP);
+	bpf_ringbuf_submit(r, ring_wakeup(&log_ring));
 	return true;
 }
 
@@ -170,7 +170,7 @@ static __always_inline void stderr_emit(struct stderr_write_ending *w)
 		if (!small)
 			return stderr_lost(w);
 		stderr_fill(&small->record, small->text, sizeof(small->text), 0, len, w);
-		bpf_ringbuf_submit(small, BPF_RB_NO_WAKEUP);
+		bpf_ringbuf_submit(small, ring_wakeup(&log_ring));
 		return;
 	}
 	if (len <= sizeof(large->text)) {
@@ -178,7 +178,7 @@ static __always_inline void stderr_emit(struct stderr_write_ending *w)
 		if (!large)
 			return stderr_lost(w);
 		stderr_fill(&large->record, large->text, sizeof(large->text), 0, len, w);
-		bpf_ringbuf_submit(large, BPF_RB_NO_WAKEUP);
+		bpf_ringbuf_submit(large, ring_wakeup(&log_ring));
 		return;
 	}
 	if (len <= sizeof(page->text)) {
@@ -186,7 +186,7 @@ static __always_inline void stderr_emit(struct stderr_write_ending *w)
 		if (!page)
 			return stderr_lost(w);
 		stderr_fill(&page->record, page->text, sizeof(page->text), 0, len, w);
-		bpf_ringbuf_submit(page, BPF_RB_NO_WAKEUP);
+		bpf_ringbuf_submit(page, ring_wakeup(&log_ring));
 		return;
 	}
 #pragma unroll

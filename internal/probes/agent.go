@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
 
 	"github.com/plainframework/agent/bpf"
@@ -168,6 +169,20 @@ func (a *Agent) replaced(_ int, t *target) { a.reader.logs.retire(t) }
 func (a *Agent) Run(ctx context.Context) error {
 	readCtx, stopReading := context.WithCancel(context.Background())
 	defer stopReading()
+	rings := []*ebpf.Map{a.kernel.mapOf("ring")}
+	if a.logRing != nil {
+		rings = append(rings, a.kernel.mapOf("log_ring"))
+	}
+	bell, err := newBell(rings...)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := bell.close(); err != nil {
+			a.log.Debug("the end of waiting for full rings", "error", err)
+		}
+	}()
+	a.reader.full = bell.rings
 	read := make(chan error, 1)
 	go func() { read <- a.reader.run(readCtx) }()
 
@@ -182,7 +197,6 @@ func (a *Agent) Run(ctx context.Context) error {
 		following.Go(func() { newBackoff(a.kernel, a.targets, a.options.MaxOverhead, a.log).run(ctx) })
 	}
 
-	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-read: // the ring is broken: nothing can be read any more

@@ -18,11 +18,11 @@ import (
 	"github.com/plainframework/agent/internal/probes/event"
 )
 
-// Programs wake nobody up: a wakeup is an interrupt that the app pays for. The
-// reader looks into the ring at an interval that follows the load.
+// Programs wake the reader only when a ring fills up fast: a wakeup is an interrupt that
+// the app pays for. It looks into the ring at an interval that follows the load.
 const (
 	minPoll = 5 * time.Millisecond
-	maxPoll = 50 * time.Millisecond
+	maxPoll = 200 * time.Millisecond
 	// spanBatch spans go to the sink together.
 	spanBatch = 256
 )
@@ -32,6 +32,7 @@ const (
 type reader struct {
 	ring    *ringbuf.Reader
 	logRing *ringbuf.Reader // nil: logs are not captured
+	full    <-chan struct{} // a ring fills up
 	logs    *logs
 	sink    event.Sink
 	decode  *decoding
@@ -91,6 +92,7 @@ func (r *reader) run(ctx context.Context) error {
 		case change := <-r.changes:
 			change()
 			continue
+		case <-r.full:
 		case <-timer.C:
 		}
 		r.alive.Store(sinceBoot())
