@@ -112,6 +112,7 @@ build_shop() {
 # what is built with it is kept.
 overlay_of_clock() {
 	local folder="${XDG_CACHE_HOME:-$HOME/.cache}/plain-agent/wallclock"
+	# shellcheck disable=SC2034 # for the script that sources this
 	overlay=$(go run ./scripts/wallclock "$folder")
 	TEST_WALL_CLOCK=$(mktemp "$folder/clock.XXXXXX")
 	export TEST_WALL_CLOCK
