@@ -8,16 +8,18 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
 // safety keeps testdata/std under load while it collects garbage all the time, gives
 // memory back, grows and shrinks stacks and is profiled 1000 times a second, and attaches
 // and detaches two agents side by side. No answer may be wrong, and the program must be
-// as fast afterwards as before. It does so for a usual build and for one with -race.
+// as fast afterwards as a twin that was left alone. It does so for a usual build and for one with -race.
 func safety(ctx context.Context, d time.Duration) error {
 	dir, err := os.MkdirTemp("", "safety")
 	if err != nil {
@@ -49,17 +51,75 @@ func (w *workshop) stress(ctx context.Context, path string, d time.Duration) err
 		return err
 	}
 	l := newLoad(ctx, p.url)
-	before := l.rate(3 * time.Second)
-	rounds, err := w.attachOften(ctx, p, l, d)
-	after := l.rate(3 * time.Second)
-	l.stop()
-	err = errors.Join(err, l.err(), p.stop())
-	fmt.Printf("%d answers, %d rounds of two agents; %.0f answers a second before, %.0f after\n", l.good.Load(), rounds, before, after)
-	if after < before/10 { // other work of the machine makes the rest
-		err = errors.Join(err, fmt.Errorf("%.0f answers a second before the agents, %.0f after them", before, after))
+	twin, err := newTwin(ctx, path)
+	if err != nil {
+		return errors.Join(err, p.stop())
 	}
-	return err
+	before, err := twin.compare(ctx, l)
+	rounds := 0
+	var after []float64
+	if err == nil {
+		rounds, err = w.attachOften(ctx, p, l, d)
+	}
+	if err == nil {
+		after, err = twin.compare(ctx, l)
+	}
+	l.stop()
+	err = errors.Join(err, l.err(), p.stop(), twin.stop())
+	fmt.Printf("%d answers, %d rounds of two agents\n", l.good.Load(), rounds)
+	if err != nil {
+		return err
+	}
+	bare := slices.Min(before)
+	fmt.Printf("answers for each one of a twin that never had an agent: before %.2f (%.2f to %.2f), after %.2f (%.2f to %.2f)\n",
+		median(before), bare, slices.Max(before), median(after), slices.Min(after), slices.Max(after))
+	// What the two differ by while both are bare is noise, and up to a half the least that
+	// a machine must do to tell anything.
+	if limit := max(bare, median(before)/2); median(after) < limit {
+		return fmt.Errorf("the program is slower after the agents: %.2f answers for each of its twin, at least %.2f before", median(after), limit)
+	}
+	return nil
 }
+
+// bareTwin is the same program, without an agent. It stands still while nothing is compared.
+type bareTwin struct{ *program }
+
+func newTwin(ctx context.Context, path string) (*bareTwin, error) {
+	p, err := startProgram(ctx, path, "-stress")
+	if err != nil {
+		return nil, err
+	}
+	return &bareTwin{p}, p.cmd.Process.Signal(syscall.SIGSTOP)
+}
+
+// compare puts the twin under the same load for a while, and returns how many answers the
+// other gave for each one of the twin, some seconds at a time. What else the machine does
+// meets both.
+func (t *bareTwin) compare(ctx context.Context, other *load) (ratios []float64, err error) {
+	if err := t.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		return nil, err
+	}
+	l := newLoad(ctx, t.url)
+	time.Sleep(2 * time.Second)
+	for range 11 {
+		own, others := l.good.Load(), other.good.Load()
+		time.Sleep(2 * time.Second)
+		own, others = l.good.Load()-own, other.good.Load()-others
+		if own == 0 {
+			err = errors.New("the twin has not answered for two seconds, so nothing is proved")
+			break
+		}
+		ratios = append(ratios, float64(others)/float64(own))
+	}
+	l.stop()
+	return ratios, errors.Join(err, l.err(), t.cmd.Process.Signal(syscall.SIGSTOP))
+}
+
+func (t *bareTwin) stop() error {
+	return errors.Join(t.cmd.Process.Signal(syscall.SIGCONT), t.program.stop())
+}
+
+func median(list []float64) float64 { return slices.Sorted(slices.Values(list))[len(list)/2] }
 
 // attachOften starts two agents, one of which is killed and the other asked to end, again
 // and again.
@@ -163,13 +223,6 @@ func (l *load) err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return errors.Join(l.wrong...)
-}
-
-// rate is how many good answers come in a second.
-func (l *load) rate(d time.Duration) float64 {
-	from := l.good.Load()
-	time.Sleep(d)
-	return float64(l.good.Load()-from) / d.Seconds()
 }
 
 func (l *load) stop() {
