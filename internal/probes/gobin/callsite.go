@@ -128,9 +128,12 @@ func (b *Binary) AfterCall(fn *Func, c Call, opt AfterOptions) (Site, error) {
 	end, why := f.lineAfter(i, opt.Joined)
 	err = f.fail("%s: %s", c, why)
 	if end > i+1 && f.code[end-1].op == opJcc {
-		var s Site
-		if s, err = f.siteAt(end-1, i, c, opt, "branch after "+c.String()); err == nil && s.Emulated {
+		s, e := f.siteAt(end-1, i, c, opt, "branch after "+c.String())
+		if e == nil && s.Emulated {
 			return s, nil
+		}
+		if e != nil { // of a branch that is not emulated the reason is why
+			err = e
 		}
 	}
 	for j := i + 1; j < end; j++ {
