@@ -342,6 +342,7 @@ const (
 type AgentHeaderValues struct {
 	_     structs.HostLayout
 	Value [4]AgentGoString
+	Seen  uint64
 }
 
 type AgentHistogram struct {
@@ -609,6 +610,97 @@ type AgentProcess struct {
 	Counters        [20]uint64
 	Overflow        [5]AgentHistogram
 }
+
+type AgentPropagateCounter uint32
+
+const (
+	AgentPropagateCounterPROPAGATE_SENT        AgentPropagateCounter = 0
+	AgentPropagateCounterPROPAGATE_OWN         AgentPropagateCounter = 1
+	AgentPropagateCounterPROPAGATE_NOT_ALLOWED AgentPropagateCounter = 2
+	AgentPropagateCounterPROPAGATE_PROXIED     AgentPropagateCounter = 3
+	AgentPropagateCounterPROPAGATE_TLS         AgentPropagateCounter = 4
+	AgentPropagateCounterPROPAGATE_UNREADABLE  AgentPropagateCounter = 5
+	AgentPropagateCounterPROPAGATE_NEW         AgentPropagateCounter = 6
+	AgentPropagateCounterPROPAGATE_UNFIT       AgentPropagateCounter = 7
+	AgentPropagateCounterPROPAGATE_NO_ROOM     AgentPropagateCounter = 8
+	AgentPropagateCounterPROPAGATE_FAILED      AgentPropagateCounter = 9
+	AgentPropagateCounterPROPAGATE_COUNTERS    AgentPropagateCounter = 10
+)
+
+type AgentPropagateEvent struct {
+	_      structs.HostLayout
+	Ends   AgentConnEnds
+	Cookie uint64
+	Tgid   uint32
+	Leave  uint32
+}
+
+type AgentPropagateHost struct {
+	_    structs.HostLayout
+	Text [128]uint8
+	Key  AgentPropagateName
+	Len  uint32
+	Dots uint32
+	Pad  uint32
+}
+
+type AgentPropagateLayout struct {
+	_             structs.HostLayout
+	RequestHeader uint32
+	TreqRequest   uint32
+	Conn          uint32
+	ConnWriter    uint32
+	ConnProxy     uint32
+	ConnScheme    uint32
+	ConnAddr      uint32
+	WriterBuf     uint32
+	WriterN       uint32
+	WriterErr     uint32
+}
+
+type AgentPropagateName struct {
+	_    structs.HostLayout
+	Bits uint32
+	Text [128]uint8
+}
+
+type AgentPropagateNetwork struct {
+	_    structs.HostLayout
+	Bits uint32
+	Ip   [4]uint32
+}
+
+type AgentPropagateNote struct {
+	_      structs.HostLayout
+	Client AgentJoin
+	Writer uint64
+	Text   [72]uint8
+}
+
+type AgentPropagateSocket struct {
+	_      structs.HostLayout
+	Cookie uint64
+	Tgid   uint32
+	State  uint32
+	At     uint64
+}
+
+type AgentPropagateState uint32
+
+const (
+	AgentPropagateStatePROPAGATE_FRESH AgentPropagateState = 0
+	AgentPropagateStatePROPAGATE_HTTP  AgentPropagateState = 1
+	AgentPropagateStatePROPAGATE_OTHER AgentPropagateState = 2
+	AgentPropagateStatePROPAGATE_ASKED AgentPropagateState = 3
+)
+
+type AgentPropagateWay uint32
+
+const (
+	AgentPropagateWayPROPAGATE_OFF     AgentPropagateWay = 0
+	AgentPropagateWayPROPAGATE_MESSAGE AgentPropagateWay = 1
+	AgentPropagateWayPROPAGATE_WRITE   AgentPropagateWay = 2
+)
 
 type AgentRecordHeader struct {
 	_        structs.HostLayout
@@ -987,6 +1079,16 @@ const (
 	AgentMapNethttpLayouts           = "nethttp_layouts"
 	AgentMapPanics                   = "panics"
 	AgentMapProcesses                = "processes"
+	AgentMapPropagateConnected       = "propagate_connected"
+	AgentMapPropagateConns           = "propagate_conns"
+	AgentMapPropagateCounts          = "propagate_counts"
+	AgentMapPropagateLayouts         = "propagate_layouts"
+	AgentMapPropagateNames           = "propagate_names"
+	AgentMapPropagateNetworks        = "propagate_networks"
+	AgentMapPropagateNotes           = "propagate_notes"
+	AgentMapPropagateProcesses       = "propagate_processes"
+	AgentMapPropagateRing            = "propagate_ring"
+	AgentMapPropagateSockets         = "propagate_sockets"
 	AgentMapRing                     = "ring"
 	AgentMapRouterLayouts            = "router_layouts"
 	AgentMapRuntimeLayouts           = "runtime_layouts"
@@ -1010,6 +1112,10 @@ const (
 	AgentProgNethttpServerBegin      = "nethttp_server_begin"
 	AgentProgNethttpServerEnd        = "nethttp_server_end"
 	AgentProgProcessExec             = "process_exec"
+	AgentProgPropagateConnect        = "propagate_connect"
+	AgentProgPropagateDial           = "propagate_dial"
+	AgentProgPropagateRequest        = "propagate_request"
+	AgentProgPropagateSend           = "propagate_send"
 	AgentProgRouterHttprouter        = "router_httprouter"
 	AgentProgRouterRoute             = "router_route"
 	AgentProgRuntimeNewproc          = "runtime_newproc"
@@ -1018,6 +1124,10 @@ const (
 	AgentProgSqlEnd                  = "sql_end"
 	AgentProgStderrWrite             = "stderr_write"
 	AgentVarJoinsUsed                = "joins_used"
+	AgentVarPropagateBy              = "propagate_by"
+	AgentVarPropagateDotless         = "propagate_dotless"
+	AgentVarPropagateQueued          = "propagate_queued"
+	AgentVarPropagateTgid            = "propagate_tgid"
 	AgentVarReferToAutoSpan          = "refer_to_auto_span"
 	AgentVarReferToAutoSpanKey       = "refer_to_auto_span_key"
 	AgentVarReferToAutosdkBody       = "refer_to_autosdk_body"
@@ -1072,6 +1182,16 @@ const (
 	AgentVarReferToNethttpLayout     = "refer_to_nethttp_layout"
 	AgentVarReferToPanicked          = "refer_to_panicked"
 	AgentVarReferToProcess           = "refer_to_process"
+	AgentVarReferToPropagateCounter  = "refer_to_propagate_counter"
+	AgentVarReferToPropagateEvent    = "refer_to_propagate_event"
+	AgentVarReferToPropagateHost     = "refer_to_propagate_host"
+	AgentVarReferToPropagateLayout   = "refer_to_propagate_layout"
+	AgentVarReferToPropagateName     = "refer_to_propagate_name"
+	AgentVarReferToPropagateNetwork  = "refer_to_propagate_network"
+	AgentVarReferToPropagateNote     = "refer_to_propagate_note"
+	AgentVarReferToPropagateSocket   = "refer_to_propagate_socket"
+	AgentVarReferToPropagateState    = "refer_to_propagate_state"
+	AgentVarReferToPropagateWay      = "refer_to_propagate_way"
 	AgentVarReferToRecordHeader      = "refer_to_record_header"
 	AgentVarReferToRecordKind        = "refer_to_record_kind"
 	AgentVarReferToRemoteLimited     = "refer_to_remote_limited"
@@ -1166,6 +1286,10 @@ type AgentProgramSpecs struct {
 	NethttpServerBegin *ebpf.ProgramSpec `ebpf:"nethttp_server_begin"`
 	NethttpServerEnd   *ebpf.ProgramSpec `ebpf:"nethttp_server_end"`
 	ProcessExec        *ebpf.ProgramSpec `ebpf:"process_exec"`
+	PropagateConnect   *ebpf.ProgramSpec `ebpf:"propagate_connect"`
+	PropagateDial      *ebpf.ProgramSpec `ebpf:"propagate_dial"`
+	PropagateRequest   *ebpf.ProgramSpec `ebpf:"propagate_request"`
+	PropagateSend      *ebpf.ProgramSpec `ebpf:"propagate_send"`
 	RouterHttprouter   *ebpf.ProgramSpec `ebpf:"router_httprouter"`
 	RouterRoute        *ebpf.ProgramSpec `ebpf:"router_route"`
 	RuntimeNewproc     *ebpf.ProgramSpec `ebpf:"runtime_newproc"`
@@ -1179,33 +1303,43 @@ type AgentProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type AgentMapSpecs struct {
-	AgentSettings     *ebpf.MapSpec `ebpf:"agent_settings"`
-	AllSeries         *ebpf.MapSpec `ebpf:"all_series"`
-	AutoSpans         *ebpf.MapSpec `ebpf:"auto_spans"`
-	AutosdkLayouts    *ebpf.MapSpec `ebpf:"autosdk_layouts"`
-	ContextTable      *ebpf.MapSpec `ebpf:"context_table"`
-	DropRules         *ebpf.MapSpec `ebpf:"drop_rules"`
-	Execs             *ebpf.MapSpec `ebpf:"execs"`
-	GoroutineTable    *ebpf.MapSpec `ebpf:"goroutine_table"`
-	Goroutines        *ebpf.MapSpec `ebpf:"goroutines"`
-	GrpcLayouts       *ebpf.MapSpec `ebpf:"grpc_layouts"`
-	GrpcStreams       *ebpf.MapSpec `ebpf:"grpc_streams"`
-	HttpclientLayouts *ebpf.MapSpec `ebpf:"httpclient_layouts"`
-	Joins             *ebpf.MapSpec `ebpf:"joins"`
-	Lineages          *ebpf.MapSpec `ebpf:"lineages"`
-	LogRing           *ebpf.MapSpec `ebpf:"log_ring"`
-	NethttpLayouts    *ebpf.MapSpec `ebpf:"nethttp_layouts"`
-	Panics            *ebpf.MapSpec `ebpf:"panics"`
-	Processes         *ebpf.MapSpec `ebpf:"processes"`
-	Ring              *ebpf.MapSpec `ebpf:"ring"`
-	RouterLayouts     *ebpf.MapSpec `ebpf:"router_layouts"`
-	RuntimeLayouts    *ebpf.MapSpec `ebpf:"runtime_layouts"`
-	SdkLayouts        *ebpf.MapSpec `ebpf:"sdk_layouts"`
-	Sites             *ebpf.MapSpec `ebpf:"sites"`
-	SqlLayouts        *ebpf.MapSpec `ebpf:"sql_layouts"`
-	StderrLayouts     *ebpf.MapSpec `ebpf:"stderr_layouts"`
-	Types             *ebpf.MapSpec `ebpf:"types"`
-	WithoutLogs       *ebpf.MapSpec `ebpf:"without_logs"`
+	AgentSettings      *ebpf.MapSpec `ebpf:"agent_settings"`
+	AllSeries          *ebpf.MapSpec `ebpf:"all_series"`
+	AutoSpans          *ebpf.MapSpec `ebpf:"auto_spans"`
+	AutosdkLayouts     *ebpf.MapSpec `ebpf:"autosdk_layouts"`
+	ContextTable       *ebpf.MapSpec `ebpf:"context_table"`
+	DropRules          *ebpf.MapSpec `ebpf:"drop_rules"`
+	Execs              *ebpf.MapSpec `ebpf:"execs"`
+	GoroutineTable     *ebpf.MapSpec `ebpf:"goroutine_table"`
+	Goroutines         *ebpf.MapSpec `ebpf:"goroutines"`
+	GrpcLayouts        *ebpf.MapSpec `ebpf:"grpc_layouts"`
+	GrpcStreams        *ebpf.MapSpec `ebpf:"grpc_streams"`
+	HttpclientLayouts  *ebpf.MapSpec `ebpf:"httpclient_layouts"`
+	Joins              *ebpf.MapSpec `ebpf:"joins"`
+	Lineages           *ebpf.MapSpec `ebpf:"lineages"`
+	LogRing            *ebpf.MapSpec `ebpf:"log_ring"`
+	NethttpLayouts     *ebpf.MapSpec `ebpf:"nethttp_layouts"`
+	Panics             *ebpf.MapSpec `ebpf:"panics"`
+	Processes          *ebpf.MapSpec `ebpf:"processes"`
+	PropagateConnected *ebpf.MapSpec `ebpf:"propagate_connected"`
+	PropagateConns     *ebpf.MapSpec `ebpf:"propagate_conns"`
+	PropagateCounts    *ebpf.MapSpec `ebpf:"propagate_counts"`
+	PropagateLayouts   *ebpf.MapSpec `ebpf:"propagate_layouts"`
+	PropagateNames     *ebpf.MapSpec `ebpf:"propagate_names"`
+	PropagateNetworks  *ebpf.MapSpec `ebpf:"propagate_networks"`
+	PropagateNotes     *ebpf.MapSpec `ebpf:"propagate_notes"`
+	PropagateProcesses *ebpf.MapSpec `ebpf:"propagate_processes"`
+	PropagateRing      *ebpf.MapSpec `ebpf:"propagate_ring"`
+	PropagateSockets   *ebpf.MapSpec `ebpf:"propagate_sockets"`
+	Ring               *ebpf.MapSpec `ebpf:"ring"`
+	RouterLayouts      *ebpf.MapSpec `ebpf:"router_layouts"`
+	RuntimeLayouts     *ebpf.MapSpec `ebpf:"runtime_layouts"`
+	SdkLayouts         *ebpf.MapSpec `ebpf:"sdk_layouts"`
+	Sites              *ebpf.MapSpec `ebpf:"sites"`
+	SqlLayouts         *ebpf.MapSpec `ebpf:"sql_layouts"`
+	StderrLayouts      *ebpf.MapSpec `ebpf:"stderr_layouts"`
+	Types              *ebpf.MapSpec `ebpf:"types"`
+	WithoutLogs        *ebpf.MapSpec `ebpf:"without_logs"`
 }
 
 // AgentVariableSpecs contains global variables before they are loaded into the kernel.
@@ -1213,6 +1347,10 @@ type AgentMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type AgentVariableSpecs struct {
 	JoinsUsed                *ebpf.VariableSpec `ebpf:"joins_used"`
+	PropagateBy              *ebpf.VariableSpec `ebpf:"propagate_by"`
+	PropagateDotless         *ebpf.VariableSpec `ebpf:"propagate_dotless"`
+	PropagateQueued          *ebpf.VariableSpec `ebpf:"propagate_queued"`
+	PropagateTgid            *ebpf.VariableSpec `ebpf:"propagate_tgid"`
 	ReferToAutoSpan          *ebpf.VariableSpec `ebpf:"refer_to_auto_span"`
 	ReferToAutoSpanKey       *ebpf.VariableSpec `ebpf:"refer_to_auto_span_key"`
 	ReferToAutosdkBody       *ebpf.VariableSpec `ebpf:"refer_to_autosdk_body"`
@@ -1267,6 +1405,16 @@ type AgentVariableSpecs struct {
 	ReferToNethttpLayout     *ebpf.VariableSpec `ebpf:"refer_to_nethttp_layout"`
 	ReferToPanicked          *ebpf.VariableSpec `ebpf:"refer_to_panicked"`
 	ReferToProcess           *ebpf.VariableSpec `ebpf:"refer_to_process"`
+	ReferToPropagateCounter  *ebpf.VariableSpec `ebpf:"refer_to_propagate_counter"`
+	ReferToPropagateEvent    *ebpf.VariableSpec `ebpf:"refer_to_propagate_event"`
+	ReferToPropagateHost     *ebpf.VariableSpec `ebpf:"refer_to_propagate_host"`
+	ReferToPropagateLayout   *ebpf.VariableSpec `ebpf:"refer_to_propagate_layout"`
+	ReferToPropagateName     *ebpf.VariableSpec `ebpf:"refer_to_propagate_name"`
+	ReferToPropagateNetwork  *ebpf.VariableSpec `ebpf:"refer_to_propagate_network"`
+	ReferToPropagateNote     *ebpf.VariableSpec `ebpf:"refer_to_propagate_note"`
+	ReferToPropagateSocket   *ebpf.VariableSpec `ebpf:"refer_to_propagate_socket"`
+	ReferToPropagateState    *ebpf.VariableSpec `ebpf:"refer_to_propagate_state"`
+	ReferToPropagateWay      *ebpf.VariableSpec `ebpf:"refer_to_propagate_way"`
 	ReferToRecordHeader      *ebpf.VariableSpec `ebpf:"refer_to_record_header"`
 	ReferToRecordKind        *ebpf.VariableSpec `ebpf:"refer_to_record_kind"`
 	ReferToRemoteLimited     *ebpf.VariableSpec `ebpf:"refer_to_remote_limited"`
@@ -1325,33 +1473,43 @@ func (o *AgentObjects) Close() error {
 //
 // It can be passed to LoadAgentObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AgentMaps struct {
-	AgentSettings     *ebpf.Map `ebpf:"agent_settings"`
-	AllSeries         *ebpf.Map `ebpf:"all_series"`
-	AutoSpans         *ebpf.Map `ebpf:"auto_spans"`
-	AutosdkLayouts    *ebpf.Map `ebpf:"autosdk_layouts"`
-	ContextTable      *ebpf.Map `ebpf:"context_table"`
-	DropRules         *ebpf.Map `ebpf:"drop_rules"`
-	Execs             *ebpf.Map `ebpf:"execs"`
-	GoroutineTable    *ebpf.Map `ebpf:"goroutine_table"`
-	Goroutines        *ebpf.Map `ebpf:"goroutines"`
-	GrpcLayouts       *ebpf.Map `ebpf:"grpc_layouts"`
-	GrpcStreams       *ebpf.Map `ebpf:"grpc_streams"`
-	HttpclientLayouts *ebpf.Map `ebpf:"httpclient_layouts"`
-	Joins             *ebpf.Map `ebpf:"joins"`
-	Lineages          *ebpf.Map `ebpf:"lineages"`
-	LogRing           *ebpf.Map `ebpf:"log_ring"`
-	NethttpLayouts    *ebpf.Map `ebpf:"nethttp_layouts"`
-	Panics            *ebpf.Map `ebpf:"panics"`
-	Processes         *ebpf.Map `ebpf:"processes"`
-	Ring              *ebpf.Map `ebpf:"ring"`
-	RouterLayouts     *ebpf.Map `ebpf:"router_layouts"`
-	RuntimeLayouts    *ebpf.Map `ebpf:"runtime_layouts"`
-	SdkLayouts        *ebpf.Map `ebpf:"sdk_layouts"`
-	Sites             *ebpf.Map `ebpf:"sites"`
-	SqlLayouts        *ebpf.Map `ebpf:"sql_layouts"`
-	StderrLayouts     *ebpf.Map `ebpf:"stderr_layouts"`
-	Types             *ebpf.Map `ebpf:"types"`
-	WithoutLogs       *ebpf.Map `ebpf:"without_logs"`
+	AgentSettings      *ebpf.Map `ebpf:"agent_settings"`
+	AllSeries          *ebpf.Map `ebpf:"all_series"`
+	AutoSpans          *ebpf.Map `ebpf:"auto_spans"`
+	AutosdkLayouts     *ebpf.Map `ebpf:"autosdk_layouts"`
+	ContextTable       *ebpf.Map `ebpf:"context_table"`
+	DropRules          *ebpf.Map `ebpf:"drop_rules"`
+	Execs              *ebpf.Map `ebpf:"execs"`
+	GoroutineTable     *ebpf.Map `ebpf:"goroutine_table"`
+	Goroutines         *ebpf.Map `ebpf:"goroutines"`
+	GrpcLayouts        *ebpf.Map `ebpf:"grpc_layouts"`
+	GrpcStreams        *ebpf.Map `ebpf:"grpc_streams"`
+	HttpclientLayouts  *ebpf.Map `ebpf:"httpclient_layouts"`
+	Joins              *ebpf.Map `ebpf:"joins"`
+	Lineages           *ebpf.Map `ebpf:"lineages"`
+	LogRing            *ebpf.Map `ebpf:"log_ring"`
+	NethttpLayouts     *ebpf.Map `ebpf:"nethttp_layouts"`
+	Panics             *ebpf.Map `ebpf:"panics"`
+	Processes          *ebpf.Map `ebpf:"processes"`
+	PropagateConnected *ebpf.Map `ebpf:"propagate_connected"`
+	PropagateConns     *ebpf.Map `ebpf:"propagate_conns"`
+	PropagateCounts    *ebpf.Map `ebpf:"propagate_counts"`
+	PropagateLayouts   *ebpf.Map `ebpf:"propagate_layouts"`
+	PropagateNames     *ebpf.Map `ebpf:"propagate_names"`
+	PropagateNetworks  *ebpf.Map `ebpf:"propagate_networks"`
+	PropagateNotes     *ebpf.Map `ebpf:"propagate_notes"`
+	PropagateProcesses *ebpf.Map `ebpf:"propagate_processes"`
+	PropagateRing      *ebpf.Map `ebpf:"propagate_ring"`
+	PropagateSockets   *ebpf.Map `ebpf:"propagate_sockets"`
+	Ring               *ebpf.Map `ebpf:"ring"`
+	RouterLayouts      *ebpf.Map `ebpf:"router_layouts"`
+	RuntimeLayouts     *ebpf.Map `ebpf:"runtime_layouts"`
+	SdkLayouts         *ebpf.Map `ebpf:"sdk_layouts"`
+	Sites              *ebpf.Map `ebpf:"sites"`
+	SqlLayouts         *ebpf.Map `ebpf:"sql_layouts"`
+	StderrLayouts      *ebpf.Map `ebpf:"stderr_layouts"`
+	Types              *ebpf.Map `ebpf:"types"`
+	WithoutLogs        *ebpf.Map `ebpf:"without_logs"`
 }
 
 func (m *AgentMaps) Close() error {
@@ -1374,6 +1532,16 @@ func (m *AgentMaps) Close() error {
 		m.NethttpLayouts,
 		m.Panics,
 		m.Processes,
+		m.PropagateConnected,
+		m.PropagateConns,
+		m.PropagateCounts,
+		m.PropagateLayouts,
+		m.PropagateNames,
+		m.PropagateNetworks,
+		m.PropagateNotes,
+		m.PropagateProcesses,
+		m.PropagateRing,
+		m.PropagateSockets,
 		m.Ring,
 		m.RouterLayouts,
 		m.RuntimeLayouts,
@@ -1391,6 +1559,10 @@ func (m *AgentMaps) Close() error {
 // It can be passed to LoadAgentObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AgentVariables struct {
 	JoinsUsed                *ebpf.Variable `ebpf:"joins_used"`
+	PropagateBy              *ebpf.Variable `ebpf:"propagate_by"`
+	PropagateDotless         *ebpf.Variable `ebpf:"propagate_dotless"`
+	PropagateQueued          *ebpf.Variable `ebpf:"propagate_queued"`
+	PropagateTgid            *ebpf.Variable `ebpf:"propagate_tgid"`
 	ReferToAutoSpan          *ebpf.Variable `ebpf:"refer_to_auto_span"`
 	ReferToAutoSpanKey       *ebpf.Variable `ebpf:"refer_to_auto_span_key"`
 	ReferToAutosdkBody       *ebpf.Variable `ebpf:"refer_to_autosdk_body"`
@@ -1445,6 +1617,16 @@ type AgentVariables struct {
 	ReferToNethttpLayout     *ebpf.Variable `ebpf:"refer_to_nethttp_layout"`
 	ReferToPanicked          *ebpf.Variable `ebpf:"refer_to_panicked"`
 	ReferToProcess           *ebpf.Variable `ebpf:"refer_to_process"`
+	ReferToPropagateCounter  *ebpf.Variable `ebpf:"refer_to_propagate_counter"`
+	ReferToPropagateEvent    *ebpf.Variable `ebpf:"refer_to_propagate_event"`
+	ReferToPropagateHost     *ebpf.Variable `ebpf:"refer_to_propagate_host"`
+	ReferToPropagateLayout   *ebpf.Variable `ebpf:"refer_to_propagate_layout"`
+	ReferToPropagateName     *ebpf.Variable `ebpf:"refer_to_propagate_name"`
+	ReferToPropagateNetwork  *ebpf.Variable `ebpf:"refer_to_propagate_network"`
+	ReferToPropagateNote     *ebpf.Variable `ebpf:"refer_to_propagate_note"`
+	ReferToPropagateSocket   *ebpf.Variable `ebpf:"refer_to_propagate_socket"`
+	ReferToPropagateState    *ebpf.Variable `ebpf:"refer_to_propagate_state"`
+	ReferToPropagateWay      *ebpf.Variable `ebpf:"refer_to_propagate_way"`
 	ReferToRecordHeader      *ebpf.Variable `ebpf:"refer_to_record_header"`
 	ReferToRecordKind        *ebpf.Variable `ebpf:"refer_to_record_kind"`
 	ReferToRemoteLimited     *ebpf.Variable `ebpf:"refer_to_remote_limited"`
@@ -1501,6 +1683,10 @@ type AgentPrograms struct {
 	NethttpServerBegin *ebpf.Program `ebpf:"nethttp_server_begin"`
 	NethttpServerEnd   *ebpf.Program `ebpf:"nethttp_server_end"`
 	ProcessExec        *ebpf.Program `ebpf:"process_exec"`
+	PropagateConnect   *ebpf.Program `ebpf:"propagate_connect"`
+	PropagateDial      *ebpf.Program `ebpf:"propagate_dial"`
+	PropagateRequest   *ebpf.Program `ebpf:"propagate_request"`
+	PropagateSend      *ebpf.Program `ebpf:"propagate_send"`
 	RouterHttprouter   *ebpf.Program `ebpf:"router_httprouter"`
 	RouterRoute        *ebpf.Program `ebpf:"router_route"`
 	RuntimeNewproc     *ebpf.Program `ebpf:"runtime_newproc"`
@@ -1526,6 +1712,10 @@ func (p *AgentPrograms) Close() error {
 		p.NethttpServerBegin,
 		p.NethttpServerEnd,
 		p.ProcessExec,
+		p.PropagateConnect,
+		p.PropagateDial,
+		p.PropagateRequest,
+		p.PropagateSend,
 		p.RouterHttprouter,
 		p.RouterRoute,
 		p.RuntimeNewproc,

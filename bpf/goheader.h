@@ -71,6 +71,7 @@ static __noinline int group_find(u64 group, u8 *scratch, const struct runtime_la
 
 		if (rt->swiss_map ? (control & 0x80) : ((control & 0xff) < HMAP_MIN_TOPHASH))
 			continue;
+		out->seen++;
 		if (len != 10 && len != 11 && len != 15)
 			continue;
 		which = header_of(group_word(scratch, key_at), len);

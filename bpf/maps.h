@@ -25,6 +25,7 @@ enum header {
 
 struct header_values {
 	struct go_string value[HEADERS]; /* first value of each */
+	u64 seen; /* keys that were looked at */
 };
 
 /* The head of a Go map; which word is what says the layout. */

@@ -84,6 +84,8 @@ func TestE2E(t *testing.T) {
 	t.Run("discovery", e.testDiscovery)
 	t.Run("sdk", e.testSDK)
 	t.Run("autosdk", e.testAutoSDK)
+	t.Run("propagation", e.testPropagation)
+	t.Run("propagation killed", e.testPropagationKilled)
 }
 
 // whole is for people with an hour: every build that is covered, not only the oldest and

@@ -81,6 +81,7 @@ func probeOptions(cfg config.Config) (probes.Options, error) {
 			Capture: cfg.Logs.Export, Floor: log.Severity(cfg.Logs.Level), Redact: redact,
 			Rate: cfg.Logs.Rate, Burst: cfg.Logs.Burst,
 		},
+		Propagation:    propagationOf(cfg.Propagation),
 		MaxOverhead:    float64(cfg.Probes.MaxOverhead),
 		ClusterWait:    cfg.Kubernetes.Wait,
 		DropPrivileges: true,
@@ -150,6 +151,11 @@ func dropRulesOf(list []config.DropRule) []probes.DropRule {
 		out[i] = probes.DropRule(r)
 	}
 	return out
+}
+
+func propagationOf(p config.Propagation) probes.Propagation {
+	networks, names, dotless, _ := p.Allowed() // validated
+	return probes.Propagation{Headers: p.Mode == config.PropagateHeaders, Networks: networks, Names: names, Dotless: dotless}
 }
 
 func rulesOf(t config.Targets) process.Rules {

@@ -35,14 +35,15 @@ const (
 // Config is every setting of the agent. Read it with [Load]; the zero value is
 // not usable, [Default] is.
 type Config struct {
-	Targets    Targets    `koanf:"targets"`
-	Kubernetes Kubernetes `koanf:"kubernetes"`
-	Export     Export     `koanf:"export"`
-	Traces     Traces     `koanf:"traces"`
-	Metrics    Metrics    `koanf:"metrics"`
-	Logs       Logs       `koanf:"logs"`
-	Probes     Probes     `koanf:"probes"`
-	Agent      Agent      `koanf:"agent"`
+	Targets     Targets     `koanf:"targets"`
+	Kubernetes  Kubernetes  `koanf:"kubernetes"`
+	Export      Export      `koanf:"export"`
+	Traces      Traces      `koanf:"traces"`
+	Propagation Propagation `koanf:"propagation"`
+	Metrics     Metrics     `koanf:"metrics"`
+	Logs        Logs        `koanf:"logs"`
+	Probes      Probes      `koanf:"probes"`
+	Agent       Agent       `koanf:"agent"`
 
 	// Warnings are things that are probably mistakes but do not stop the
 	// agent, such as an unknown PLAIN_CLOUD_ variable. For the log.
@@ -165,6 +166,18 @@ type DropRule struct {
 	UserAgent string `koanf:"user_agent"`
 }
 
+// Modes of [Propagation].
+const (
+	PropagateOff     = "off"
+	PropagateHeaders = "headers" // requests get a traceparent
+)
+
+// Propagation says whether requests of targets tell their trace, and whom.
+type Propagation struct {
+	Mode string   `koanf:"mode"`
+	To   []string `koanf:"to"` // see [Propagation.Allowed]; nothing: private and cluster
+}
+
 // Metrics says how metrics are exported. They are never sampled.
 type Metrics struct {
 	Interval  time.Duration     `koanf:"interval"`
@@ -211,12 +224,13 @@ func Default() Config {
 			SpoolDir:    DefaultSpoolDir,
 			SpoolSize:   512 << 20,
 		},
-		Kubernetes: Kubernetes{Enabled: true, Wait: 5 * time.Second},
-		Traces:     Traces{SampleRate: 1, Sampler: SamplerRatio, KeepErrors: true, MaxDuration: 10 * time.Minute, KeepLimit: 100, RemoteLimit: 1000},
-		Metrics:    Metrics{Interval: time.Minute, MaxSeries: 2000},
-		Logs:       Logs{Export: true, Level: severityInfo, Rate: 1000, Burst: 5000},
-		Probes:     Probes{RingSize: 4 << 20, MaxInFlight: 8192},
-		Agent:      Agent{Status: "127.0.0.1:4319", StateDir: DefaultStateDir, LogLevel: "info", LogFormat: "text"},
+		Kubernetes:  Kubernetes{Enabled: true, Wait: 5 * time.Second},
+		Traces:      Traces{SampleRate: 1, Sampler: SamplerRatio, KeepErrors: true, MaxDuration: 10 * time.Minute, KeepLimit: 100, RemoteLimit: 1000},
+		Propagation: Propagation{Mode: PropagateOff},
+		Metrics:     Metrics{Interval: time.Minute, MaxSeries: 2000},
+		Logs:        Logs{Export: true, Level: severityInfo, Rate: 1000, Burst: 5000},
+		Probes:      Probes{RingSize: 4 << 20, MaxInFlight: 8192},
+		Agent:       Agent{Status: "127.0.0.1:4319", StateDir: DefaultStateDir, LogLevel: "info", LogFormat: "text"},
 	}
 }
 

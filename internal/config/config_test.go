@@ -136,6 +136,9 @@ export:
   cert_file: /etc/client.pem
   key_file: /etc/client.key
 traces: {sample_rate: 0.5, sampler: probability, keep_errors: no, keep_slower_than: 750ms, max_duration: 5m, keep_limit: 7, drop: [{path: /healthz}, {user_agent: kube-probe/*}], remote_limit: 9}
+propagation:
+  mode: headers
+  to: [10.0.0.0/8, '*.example.com']
 metrics:
   interval: 10s
   rename: {db.client.operation.duration: db.client.query.duration}
@@ -160,12 +163,13 @@ agent: {status: "", state_dir: /sys/fs/bpf/x, log_level: debug, log_format: json
 			Headers: map[string]Secret{"X-Tenant": "blue", "X.Dotted": "red"}, Timeout: 5 * time.Second, Compression: "none",
 			BatchSize: 100, BatchDelay: 200 * time.Millisecond, QueueSize: 8 << 20,
 			SpoolDir: "/srv/spool", SpoolSize: 2 << 30, CAFile: "/etc/ca.pem", CertFile: "/etc/client.pem", KeyFile: "/etc/client.key"},
-		Traces:  Traces{SampleRate: 0.5, Sampler: SamplerProbability, MaxDuration: 5 * time.Minute, KeepSlowerThan: 750 * time.Millisecond, KeepLimit: 7, RemoteLimit: 9, Drop: []DropRule{{Path: "/healthz"}, {UserAgent: "kube-probe/*"}}},
-		Metrics: Metrics{Interval: 10 * time.Second, Rename: map[string]string{"db.client.operation.duration": "db.client.query.duration"}, MaxSeries: 5},
-		Logs:    Logs{Level: 17, Burst: 10, Redact: []string{"x+"}},
-		Probes:  Probes{RingSize: 1 << 20, MaxInFlight: 128, MaxOverhead: 0.02},
-		Agent:   Agent{StateDir: "/sys/fs/bpf/x", LogLevel: "debug", LogFormat: "json"},
-		origin:  cfg.origin,
+		Traces:      Traces{SampleRate: 0.5, Sampler: SamplerProbability, MaxDuration: 5 * time.Minute, KeepSlowerThan: 750 * time.Millisecond, KeepLimit: 7, RemoteLimit: 9, Drop: []DropRule{{Path: "/healthz"}, {UserAgent: "kube-probe/*"}}},
+		Propagation: Propagation{Mode: PropagateHeaders, To: []string{"10.0.0.0/8", "*.example.com"}},
+		Metrics:     Metrics{Interval: 10 * time.Second, Rename: map[string]string{"db.client.operation.duration": "db.client.query.duration"}, MaxSeries: 5},
+		Logs:        Logs{Level: 17, Burst: 10, Redact: []string{"x+"}},
+		Probes:      Probes{RingSize: 1 << 20, MaxInFlight: 128, MaxOverhead: 0.02},
+		Agent:       Agent{StateDir: "/sys/fs/bpf/x", LogLevel: "debug", LogFormat: "json"},
+		origin:      cfg.origin,
 	}
 	if !reflect.DeepEqual(cfg, want) {
 		t.Errorf("got  %#v\nwant %#v", cfg, want)

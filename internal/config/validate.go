@@ -40,6 +40,7 @@ func (c *Config) problems(skip map[string]bool) []error {
 	k.drops(t.Drop)
 	k.must(between(t.RemoteLimit, 1, 1_000_000), "traces.remote_limit", t.RemoteLimit)
 
+	k.propagation()
 	k.must(between(m.Interval, 100*time.Millisecond, 24*time.Hour), "metrics.interval", m.Interval)
 	k.must(between(m.MaxSeries, 1, 1_000_000), "metrics.max_series", m.MaxSeries)
 	k.renames(m.Rename)

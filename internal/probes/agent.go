@@ -47,6 +47,8 @@ type Options struct {
 	Cluster     Cluster       // nil outside one
 	ClusterWait time.Duration // for what the cluster does not know yet
 
+	Propagation Propagation
+
 	MaxOverhead float64 // share of a target's CPU time that probes may cost; 0: any
 
 	// DropPrivileges has New give up, for the whole process, all capabilities that are
@@ -102,6 +104,7 @@ func (a *Agent) start(sink event.Sink) (err error) {
 	if _, err := a.kernel.offsets(); err != nil {
 		log.Warn("hops over loopback are not joined: network namespaces cannot be told apart", "error", err)
 	}
+	a.kernel.propagation = newPropagation(a.kernel, o.Propagation, log)
 	for _, n := range a.kernel.missing {
 		log.Warn("missing " + capabilityNames[n.bits[0]] + ", which is needed " + n.why)
 	}
@@ -193,6 +196,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	following.Go(func() { a.collect.run(ctx, a.options.MetricsInterval) })
 	following.Go(func() { a.overdue.run(ctx) })
+	following.Go(func() { a.kernel.propagation.run(ctx) })
 	if a.options.MaxOverhead > 0 {
 		following.Go(func() { newBackoff(a.kernel, a.targets, a.options.MaxOverhead, a.log).run(ctx) })
 	}
@@ -266,6 +270,7 @@ func (a *Agent) Status() Status {
 		}
 	}
 	s.Programs = a.kernel.programs()
+	s.Propagation = a.kernel.propagation.status()
 	return s
 }
 

@@ -29,6 +29,8 @@ type executable struct {
 	plan   []planned
 	groups []GroupStatus
 
+	propagation *propagation // nil: not asked for
+
 	// For Examine: told of each field that is looked up, and of each function that a hook
 	// could do without.
 	looked func(structName, path string, f gobin.Field)
@@ -72,7 +74,7 @@ func newExecutable(k *kernel, id uint32, file fileID, path string, exe *os.File)
 	if err != nil {
 		return nil, fmt.Errorf("stat executable: %w", err)
 	}
-	b = &executable{id: id, file: file, path: path, exe: exe, names: map[uint64]string{},
+	b = &executable{id: id, file: file, path: path, exe: exe, names: map[uint64]string{}, propagation: k.propagation,
 		unchosen: map[choice]bool{choiceRows: true}}
 	if b.info, err = gobin.Open(exe, stat.Size()); err != nil {
 		return nil, err
@@ -95,13 +97,14 @@ func (b *executable) analyse(put putFunc) error {
 		return err
 	}
 	for _, lib := range libraries {
-		if lib.beside && len(b.plan) == 0 {
+		if lib.beside && len(b.plan) == 0 || lib.asked && !b.propagation.works() {
 			continue
 		}
 		if err := b.writeLibrary(put, lib); err != nil {
 			return err
 		}
 	}
+	b.groups = append(b.groups, b.propagation.uncovered(b.info)...)
 	return nil
 }
 

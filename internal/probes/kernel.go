@@ -19,8 +19,10 @@ type kernel struct {
 	least      capabilitySet // of this process, what the agent needs from now on
 	missing    []need        // that are optional
 	// off are libraries that the settings switch off.
-	off     map[*library]bool
-	offsets func() (kernelOffsets, error) // reads them once
+	off map[*library]bool
+	// propagation is nil unless it is asked for.
+	propagation *propagation
+	offsets     func() (kernelOffsets, error) // reads them once
 }
 
 // loadKernel loads programs and maps. The caller closes it.
@@ -35,6 +37,7 @@ func loadKernel(o Options) (*kernel, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the embedded BPF object: %w", err)
 	}
+	withoutPropagation(spec)
 	spec.Maps["ring"].MaxEntries = uint32(o.RingSize)
 	if err := sizeTables(spec, o.MaxOpenSpans); err != nil {
 		return nil, err
@@ -76,7 +79,10 @@ func sizeTables(spec *ebpf.CollectionSpec, open int) error {
 	return nil
 }
 
-func (k *kernel) Close() { k.collection.Close() }
+func (k *kernel) Close() {
+	_ = k.propagation.Close() // what it has are descriptors
+	k.collection.Close()
+}
 
 func (k *kernel) mapOf(name string) *ebpf.Map { return k.collection.Maps[name] }
 

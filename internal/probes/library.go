@@ -17,6 +17,7 @@ var libraries = []*library{
 	&netHTTP,
 	&routers,
 	&netHTTPClient,
+	&propagateHTTP,
 	&otelSDK,
 	&autoSpans,
 	&databaseSQL,
@@ -32,6 +33,9 @@ type library struct {
 
 	// beside: of use only to programs that another library instruments.
 	beside bool
+
+	// asked: looked for only where the settings ask for it.
+	asked bool
 
 	// groups of hooks that are useless without each other, such as the begin
 	// and the end of a span.

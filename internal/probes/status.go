@@ -20,6 +20,8 @@ type Status struct {
 	Logs   LogCounts         `json:"logs"`
 	// State is what of this outlives a crash of the agent.
 	State StateStatus `json:"state"`
+	// Propagation is nil unless it is asked for.
+	Propagation *PropagationStatus `json:"propagation,omitempty"`
 	// Rings are the ways from the kernel to here.
 	Rings map[string]RingStatus `json:"rings"` // spans, logs
 	// AttachSeconds is how long it took to load the programs and to attach them to what
