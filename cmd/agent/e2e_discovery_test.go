@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -29,7 +30,7 @@ func (e *e2e) testDiscovery(t *testing.T) {
 		exes = append(exes, exe)
 	}
 	config := filepath.Join(e.dir, "discovery.yaml")
-	rules := fmt.Sprintf("targets: {include: [{exe: %s/*}], exclude: [{env: {NOT_ME: '1'}}]}\ntraces: {drop: [{user_agent: kube-probe/*}]}\n", dir)
+	rules := fmt.Sprintf("targets: {include: [{exe: %s/*}], exclude: [{env: {NOT_ME: '1'}}]}\ntraces: {drop: [{user_agent: kube-probe/*}, {path: /other}, {path: /query, user_agent: bot/1}]}\n", dir)
 	if err := os.WriteFile(config, []byte(rules), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -116,32 +117,47 @@ func (e *e2e) testFirstRequests(t *testing.T, config, exe string, beside bool) {
 	}
 }
 
-// testDrop: requests that a rule names are measured, and have no spans.
+// testDrop: requests that a rule names are measured, with their queries, and have no spans.
 func (e *e2e) testDrop(t *testing.T, config, exe string) {
 	s := startShort(t, exe)
 	defer s.end()
 	a := e.startAgent(t, "--config", config)
+	const dropped, kept = 4, 3 // of the paths below
 	for range perPath {
-		send("GET", s.url+"/plain", map[string]string{"User-Agent": "kube-probe/1.36"})
-		send("GET", s.url+"/plain", map[string]string{"User-Agent": "my-kube-probe/1.36"})
-	}
-	eventually(t, 10*time.Second, "the others are spans", func() bool { return serverSpans(a.seen) >= perPath })
-	status, _ := a.readStatus(t)
-	if n := status.Probes.Losses["dropped_by_rule"]; n != perPath {
-		t.Errorf("%d dropped by rule, want %d", n, perPath)
-	}
-	a.finish(t)
-	if n := serverSpans(a.seen); n != perPath {
-		t.Errorf("%d spans, want %d", n, perPath)
-	}
-	measured := uint64(0)
-	for _, p := range a.seen.Points() {
-		if p.Name == "http.server.request.duration" {
-			measured += p.Count
+		for path, agents := range map[string][]string{
+			"/plain":     {"kube-probe/1.36", "my-kube-probe/1.36"},
+			"/other":     {"any"},
+			"/other?a=b": {"any"},
+			"/others":    {"any"},
+			"/query":     {"bot/1", "bot/12"},
+		} {
+			for _, agent := range agents {
+				send("GET", s.url+path, map[string]string{"User-Agent": agent})
+			}
 		}
 	}
-	if measured != 2*perPath {
-		t.Errorf("%d measured, want %d", measured, 2*perPath)
+	eventually(t, 10*time.Second, "the others are spans", func() bool { return serverSpans(a.seen) >= kept*perPath })
+	status, _ := a.readStatus(t)
+	if n := status.Probes.Losses["dropped_by_rule"]; n < dropped*perPath {
+		t.Errorf("%d dropped by rule, want %d and their queries", n, dropped*perPath)
+	}
+	got := map[string]int{}
+	for _, s := range a.finish(t) {
+		got[s.Attrs.Text("url.path")+" "+s.Attrs.Text("user_agent.original")]++
+	}
+	want := map[string]int{"/plain my-kube-probe/1.36": perPath, "/others any": perPath, "/query bot/12": perPath, " ": perPath}
+	if !maps.Equal(got, want) { // the last is the query of the one before
+		t.Errorf("spans %v, want %v", got, want)
+	}
+	measured := map[string]uint64{}
+	for _, p := range a.seen.Points() {
+		measured[p.Name] += p.Count
+	}
+	if n := measured["http.server.request.duration"]; n != (dropped+kept)*perPath {
+		t.Errorf("%d requests measured, want %d", n, (dropped+kept)*perPath)
+	}
+	if n := measured["db.client.operation.duration"]; n != 2*perPath {
+		t.Errorf("%d queries measured, want %d: those of dropped requests, too", n, 2*perPath)
 	}
 }
 

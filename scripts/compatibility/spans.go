@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -271,7 +272,8 @@ type agent struct {
 	stderr bytes.Buffer // read when it has ended
 }
 
-const ready = 20 * time.Second
+// ready is long, for machines that do much else.
+const ready = time.Minute
 
 func startAgent(ctx context.Context, path string, pid int) (*agent, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -305,8 +307,8 @@ func startAgent(ctx context.Context, path string, pid int) (*agent, error) {
 			return a, nil
 		}
 	}
-	err = a.stop()
-	return nil, fmt.Errorf("not ready within %v: %w: %s", ready, err, lastLines(a.stderr.String(), 3))
+	err = errors.Join(fmt.Errorf("not ready within %v", ready), a.stop())
+	return nil, fmt.Errorf("%w: %s", err, lastLines(a.stderr.String(), 3))
 }
 
 func (a *agent) stop() error {
