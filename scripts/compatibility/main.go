@@ -8,6 +8,7 @@
 //	go run ./scripts/compatibility -slice           a part that stands for the rest
 //	go run ./scripts/compatibility -go go1.28rc1    is the agent ready for a release candidate?
 //	go run ./scripts/compatibility -docs            also write docs/compatibility.md
+//	go run ./scripts/compatibility -results FILE    in parts: interrupted, it goes on from there
 //
 // Running programs under the agent needs root; -run=false leaves it out. Builds that are
 // linked with C need gcc, for arm64 gcc-aarch64-linux-gnu and libc6-dev-arm64-cross.
@@ -40,6 +41,7 @@ type options struct {
 	run      bool
 	slice    bool
 	docs     string
+	results  string // file of results that are known
 	verbose  bool
 	safety   time.Duration // instead of the matrix
 }
@@ -79,6 +81,7 @@ func parse(args []string) (options, error) {
 	f.BoolVar(&o.run, "run", os.Geteuid() == 0, "run programs for this machine under the agent and compare spans; needs root")
 	f.BoolVar(&o.slice, "slice", false, "only a few builds that stand for the rest")
 	docs := f.Bool("docs", false, "write the tables into docs/compatibility.md")
+	f.StringVar(&o.results, "results", "", "keep results in this `file`, and build only what it does not have: for a run in parts")
 	f.BoolVar(&o.verbose, "v", false, "print every probe site")
 	f.DurationVar(&o.safety, "safety", 0, "instead, attach and detach for this long while a program is under stress: see scripts/safety")
 	if err := f.Parse(args); err != nil {

@@ -122,14 +122,26 @@ func matrix(ctx context.Context, o options) (ready bool, err error) {
 			return false, err
 		}
 	}
+	earlier, err := openResults(o.results)
+	if err != nil {
+		return false, err
+	}
 	var results []result
-	for _, b := range o.builds() {
+	builds := o.builds()
+	for i, b := range builds {
+		if r, ok := earlier.of(b); ok && !earlier.needed(builds, i) {
+			results = append(results, r)
+			continue
+		}
 		begin := time.Now()
 		r := w.examine(ctx, b)
 		if ctx.Err() != nil {
 			return false, ctx.Err()
 		}
 		results = append(results, r)
+		if err := earlier.add(r); err != nil {
+			return false, err
+		}
 		fmt.Fprintf(os.Stderr, "%s (%.1f s)\n", r.line(), time.Since(begin).Seconds())
 		if o.verbose {
 			for _, s := range r.sites {

@@ -20,7 +20,11 @@ func report(o options, results []result, libs []moduleResult) (ready bool, err e
 	goTable, libTable := goSection(o, results), moduleSection(libs)
 	fmt.Print(goTable, "\n", libTable)
 	if o.docs != "" {
-		if err := writeSections(o.docs, map[string]string{"go": goTable, "modules": libTable}); err != nil {
+		sections := map[string]string{"go": goTable}
+		if o.modules {
+			sections["modules"] = libTable
+		}
+		if err := writeSections(o.docs, sections); err != nil {
 			return false, err
 		}
 	}
