@@ -367,6 +367,7 @@ const (
 	AgentHttpEndSiteHTTP_CONNECTION_END AgentHttpEndSite = 1
 	AgentHttpEndSiteHTTP_STREAM_END     AgentHttpEndSite = 2
 	AgentHttpEndSiteHTTP_CRASH          AgentHttpEndSite = 3
+	AgentHttpEndSiteHTTP_FINISHING      AgentHttpEndSite = 4
 )
 
 type AgentHttpMethod uint32

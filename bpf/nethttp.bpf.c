@@ -9,7 +9,8 @@
  *          (*serverConn).runHandler       HTTP/2 that does not go through serverHandler
  *   route  (*ServeMux).ServeHTTP          the pattern, where the mux matched it; in that of
  *          (*ServeMux).handler            Go up to 1.21, which 1.22 calls serveMux121
- *   end    (*response).finishRequest      the handler returned
+ *   end    (*response).finishRequest      the handler returned; where a PGO build inlined
+ *                                         it, at what it calls
  *          (*conn).serve.func1            deferred, once a connection: ends what a panic,
  *                                         Goexit, abort or hijack left open
  *          (*serverConn).runHandler.func  deferred, once a stream of HTTP/2
@@ -302,6 +303,7 @@ enum http_end_site {
 	HTTP_CONNECTION_END, /* (*conn).serve.func1(), deferred */
 	HTTP_STREAM_END, /* (*serverConn).runHandler.func1(), deferred */
 	HTTP_CRASH, /* runtime.startpanic_m(): the process dies */
+	HTTP_FINISHING, /* in (*conn).serve, where finishRequest was inlined */
 };
 
 /* Whether and why the goroutine unwinds, as flags of the span. */
@@ -364,9 +366,9 @@ int nethttp_server_end(struct pt_regs *ctx)
 	response = g->frames[0].object[SERVER_RESPONSE];
 	if (p.variant == HTTP_STREAM_END || (p.variant == HTTP_CRASH && server != HTTP_1))
 		flags = nethttp_unwinding(&p, rt, &panic_type);
-	else if (p.variant != HTTP_FINISH_REQUEST)
+	else if (p.variant == HTTP_CONNECTION_END || p.variant == HTTP_CRASH)
 		flags = nethttp_abort(&p, l, rt, response, &panic_type);
-	else if (response != GO_REG0(ctx))
+	else if (p.variant == HTTP_FINISH_REQUEST && response != GO_REG0(ctx))
 		return 0; /* "Expectation failed" finishes what never began */
 	if (p.variant == HTTP_CRASH)
 		flags |= SPAN_ABORTED | SPAN_CRASHED;

@@ -26,7 +26,7 @@ var netHTTP = library{
 		name: "server",
 		when: func(b *gobin.Binary) bool { return has(b, httpServe) },
 		hooks: []hook{
-			{program: "nethttp_server_end", sites: entry("net/http.(*response).finishRequest")},
+			requestEnd,
 			{program: "nethttp_server_end", variant: uint8(bpf.AgentHttpEndSiteHTTP_CONNECTION_END), sites: entry("net/http.(*conn).serve.func1")},
 			{program: "nethttp_server_end", variant: uint8(bpf.AgentHttpEndSiteHTTP_CRASH), sites: entry("runtime.startpanic_m"), optional: true},
 			{program: "nethttp_route", when: hasFindHandler, sites: routeResult, optional: true, choice: choiceRoute},
@@ -35,7 +35,7 @@ var netHTTP = library{
 				program: "nethttp_server_begin", sites: entry("net/http.serverHandler.ServeHTTP"),
 				instead: &hook{
 					program: "nethttp_server_begin", variant: uint8(bpf.AgentHttpBeginSiteHTTP_READ),
-					sites: inFunc("net/http.(*conn).serve", func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
+					sites: inFunc(connServe, func(b *gobin.Binary, f *gobin.Func) (gobin.Site, error) {
 						return b.AfterCall(f, gobin.Call{Callee: "net/http.(*conn).readRequest"}, inRegisters(0, 1))
 					}),
 				},
