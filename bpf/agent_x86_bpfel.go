@@ -285,6 +285,10 @@ type AgentGrpcLayout struct {
 	ClientDesc      uint32
 	ConnTarget      uint32
 	ErrorIsProto    uint32
+	StreamId        uint32
+	ServerConn      uint32
+	ClientConn      uint32
+	Pad             uint32
 }
 
 type AgentGrpcRecord struct {
@@ -349,6 +353,39 @@ type AgentHistogram struct {
 	_      structs.HostLayout
 	Counts [16]uint64
 	SumNs  uint64
+}
+
+type AgentHttp2Call struct {
+	_         structs.HostLayout
+	Goroutine uint64
+	SpanId    uint64
+	Path      uint64
+	Host      uint64
+	Join      uint64
+	Peer      AgentConnAddress
+}
+
+type AgentHttp2CallKey struct {
+	_      structs.HostLayout
+	Stream uint64
+	Tgid   uint32
+	Pad    uint32
+}
+
+type AgentHttp2Client uint32
+
+const (
+	AgentHttp2ClientHTTP2CLIENT   AgentHttp2Client = 0
+	AgentHttp2ClientHTTP2CLIENT_X AgentHttp2Client = 1
+	AgentHttp2ClientHTTP2CLIENTS  AgentHttp2Client = 2
+)
+
+type AgentHttp2clientLayout struct {
+	_          structs.HostLayout
+	StreamConn uint32
+	StreamId   uint32
+	ConnConn   uint32
+	Pad        uint32
 }
 
 type AgentHttpBeginSite uint32
@@ -521,6 +558,7 @@ type AgentJoin struct {
 	SpanId    uint64
 	Path      uint64
 	Host      uint64
+	Moved     uint64
 	Tgid      uint32
 	Stream    uint32
 	Shared    uint32
@@ -583,6 +621,8 @@ type AgentNethttpLayout struct {
 	RouteMissing        uint32
 	RequestInline       uint32
 	CtxConnection       uint32
+	ResponseStream      uint32
+	StreamId            uint32
 	Pad                 uint32
 }
 
@@ -1073,6 +1113,8 @@ const (
 	AgentMapGoroutines               = "goroutines"
 	AgentMapGrpcLayouts              = "grpc_layouts"
 	AgentMapGrpcStreams              = "grpc_streams"
+	AgentMapHttp2Calls               = "http2_calls"
+	AgentMapHttp2clientLayouts       = "http2client_layouts"
 	AgentMapHttpclientLayouts        = "httpclient_layouts"
 	AgentMapJoins                    = "joins"
 	AgentMapLineages                 = "lineages"
@@ -1103,9 +1145,13 @@ const (
 	AgentProgAutosdkStart            = "autosdk_start"
 	AgentProgGrpcClientBegin         = "grpc_client_begin"
 	AgentProgGrpcClientEnd           = "grpc_client_end"
+	AgentProgGrpcClientNumbered      = "grpc_client_numbered"
+	AgentProgGrpcClientTransport     = "grpc_client_transport"
 	AgentProgGrpcServerBegin         = "grpc_server_begin"
 	AgentProgGrpcServerEnd           = "grpc_server_end"
 	AgentProgGrpcStreamOpened        = "grpc_stream_opened"
+	AgentProgHttp2clientHeaders      = "http2client_headers"
+	AgentProgHttp2clientStart        = "http2client_start"
 	AgentProgHttpclientBegin         = "httpclient_begin"
 	AgentProgHttpclientConnect       = "httpclient_connect"
 	AgentProgHttpclientEnd           = "httpclient_end"
@@ -1160,6 +1206,10 @@ const (
 	AgentVarReferToHeader            = "refer_to_header"
 	AgentVarReferToHeaderValues      = "refer_to_header_values"
 	AgentVarReferToHistogram         = "refer_to_histogram"
+	AgentVarReferToHttp2Call         = "refer_to_http2_call"
+	AgentVarReferToHttp2CallKey      = "refer_to_http2_call_key"
+	AgentVarReferToHttp2Client       = "refer_to_http2_client"
+	AgentVarReferToHttp2clientLayout = "refer_to_http2client_layout"
 	AgentVarReferToHttpBeginSite     = "refer_to_http_begin_site"
 	AgentVarReferToHttpEndSite       = "refer_to_http_end_site"
 	AgentVarReferToHttpMethod        = "refer_to_http_method"
@@ -1273,31 +1323,35 @@ type AgentSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type AgentProgramSpecs struct {
-	AutosdkEnded       *ebpf.ProgramSpec `ebpf:"autosdk_ended"`
-	AutosdkStart       *ebpf.ProgramSpec `ebpf:"autosdk_start"`
-	GrpcClientBegin    *ebpf.ProgramSpec `ebpf:"grpc_client_begin"`
-	GrpcClientEnd      *ebpf.ProgramSpec `ebpf:"grpc_client_end"`
-	GrpcServerBegin    *ebpf.ProgramSpec `ebpf:"grpc_server_begin"`
-	GrpcServerEnd      *ebpf.ProgramSpec `ebpf:"grpc_server_end"`
-	GrpcStreamOpened   *ebpf.ProgramSpec `ebpf:"grpc_stream_opened"`
-	HttpclientBegin    *ebpf.ProgramSpec `ebpf:"httpclient_begin"`
-	HttpclientConnect  *ebpf.ProgramSpec `ebpf:"httpclient_connect"`
-	HttpclientEnd      *ebpf.ProgramSpec `ebpf:"httpclient_end"`
-	NethttpRoute       *ebpf.ProgramSpec `ebpf:"nethttp_route"`
-	NethttpServerBegin *ebpf.ProgramSpec `ebpf:"nethttp_server_begin"`
-	NethttpServerEnd   *ebpf.ProgramSpec `ebpf:"nethttp_server_end"`
-	ProcessExec        *ebpf.ProgramSpec `ebpf:"process_exec"`
-	PropagateConnect   *ebpf.ProgramSpec `ebpf:"propagate_connect"`
-	PropagateDial      *ebpf.ProgramSpec `ebpf:"propagate_dial"`
-	PropagateRequest   *ebpf.ProgramSpec `ebpf:"propagate_request"`
-	PropagateSend      *ebpf.ProgramSpec `ebpf:"propagate_send"`
-	RouterHttprouter   *ebpf.ProgramSpec `ebpf:"router_httprouter"`
-	RouterRoute        *ebpf.ProgramSpec `ebpf:"router_route"`
-	RuntimeNewproc     *ebpf.ProgramSpec `ebpf:"runtime_newproc"`
-	SdkSpanEnd         *ebpf.ProgramSpec `ebpf:"sdk_span_end"`
-	SqlBegin           *ebpf.ProgramSpec `ebpf:"sql_begin"`
-	SqlEnd             *ebpf.ProgramSpec `ebpf:"sql_end"`
-	StderrWrite        *ebpf.ProgramSpec `ebpf:"stderr_write"`
+	AutosdkEnded        *ebpf.ProgramSpec `ebpf:"autosdk_ended"`
+	AutosdkStart        *ebpf.ProgramSpec `ebpf:"autosdk_start"`
+	GrpcClientBegin     *ebpf.ProgramSpec `ebpf:"grpc_client_begin"`
+	GrpcClientEnd       *ebpf.ProgramSpec `ebpf:"grpc_client_end"`
+	GrpcClientNumbered  *ebpf.ProgramSpec `ebpf:"grpc_client_numbered"`
+	GrpcClientTransport *ebpf.ProgramSpec `ebpf:"grpc_client_transport"`
+	GrpcServerBegin     *ebpf.ProgramSpec `ebpf:"grpc_server_begin"`
+	GrpcServerEnd       *ebpf.ProgramSpec `ebpf:"grpc_server_end"`
+	GrpcStreamOpened    *ebpf.ProgramSpec `ebpf:"grpc_stream_opened"`
+	Http2clientHeaders  *ebpf.ProgramSpec `ebpf:"http2client_headers"`
+	Http2clientStart    *ebpf.ProgramSpec `ebpf:"http2client_start"`
+	HttpclientBegin     *ebpf.ProgramSpec `ebpf:"httpclient_begin"`
+	HttpclientConnect   *ebpf.ProgramSpec `ebpf:"httpclient_connect"`
+	HttpclientEnd       *ebpf.ProgramSpec `ebpf:"httpclient_end"`
+	NethttpRoute        *ebpf.ProgramSpec `ebpf:"nethttp_route"`
+	NethttpServerBegin  *ebpf.ProgramSpec `ebpf:"nethttp_server_begin"`
+	NethttpServerEnd    *ebpf.ProgramSpec `ebpf:"nethttp_server_end"`
+	ProcessExec         *ebpf.ProgramSpec `ebpf:"process_exec"`
+	PropagateConnect    *ebpf.ProgramSpec `ebpf:"propagate_connect"`
+	PropagateDial       *ebpf.ProgramSpec `ebpf:"propagate_dial"`
+	PropagateRequest    *ebpf.ProgramSpec `ebpf:"propagate_request"`
+	PropagateSend       *ebpf.ProgramSpec `ebpf:"propagate_send"`
+	RouterHttprouter    *ebpf.ProgramSpec `ebpf:"router_httprouter"`
+	RouterRoute         *ebpf.ProgramSpec `ebpf:"router_route"`
+	RuntimeNewproc      *ebpf.ProgramSpec `ebpf:"runtime_newproc"`
+	SdkSpanEnd          *ebpf.ProgramSpec `ebpf:"sdk_span_end"`
+	SqlBegin            *ebpf.ProgramSpec `ebpf:"sql_begin"`
+	SqlEnd              *ebpf.ProgramSpec `ebpf:"sql_end"`
+	StderrWrite         *ebpf.ProgramSpec `ebpf:"stderr_write"`
 }
 
 // AgentMapSpecs contains maps before they are loaded into the kernel.
@@ -1315,6 +1369,8 @@ type AgentMapSpecs struct {
 	Goroutines         *ebpf.MapSpec `ebpf:"goroutines"`
 	GrpcLayouts        *ebpf.MapSpec `ebpf:"grpc_layouts"`
 	GrpcStreams        *ebpf.MapSpec `ebpf:"grpc_streams"`
+	Http2Calls         *ebpf.MapSpec `ebpf:"http2_calls"`
+	Http2clientLayouts *ebpf.MapSpec `ebpf:"http2client_layouts"`
 	HttpclientLayouts  *ebpf.MapSpec `ebpf:"httpclient_layouts"`
 	Joins              *ebpf.MapSpec `ebpf:"joins"`
 	Lineages           *ebpf.MapSpec `ebpf:"lineages"`
@@ -1383,6 +1439,10 @@ type AgentVariableSpecs struct {
 	ReferToHeader            *ebpf.VariableSpec `ebpf:"refer_to_header"`
 	ReferToHeaderValues      *ebpf.VariableSpec `ebpf:"refer_to_header_values"`
 	ReferToHistogram         *ebpf.VariableSpec `ebpf:"refer_to_histogram"`
+	ReferToHttp2Call         *ebpf.VariableSpec `ebpf:"refer_to_http2_call"`
+	ReferToHttp2CallKey      *ebpf.VariableSpec `ebpf:"refer_to_http2_call_key"`
+	ReferToHttp2Client       *ebpf.VariableSpec `ebpf:"refer_to_http2_client"`
+	ReferToHttp2clientLayout *ebpf.VariableSpec `ebpf:"refer_to_http2client_layout"`
 	ReferToHttpBeginSite     *ebpf.VariableSpec `ebpf:"refer_to_http_begin_site"`
 	ReferToHttpEndSite       *ebpf.VariableSpec `ebpf:"refer_to_http_end_site"`
 	ReferToHttpMethod        *ebpf.VariableSpec `ebpf:"refer_to_http_method"`
@@ -1485,6 +1545,8 @@ type AgentMaps struct {
 	Goroutines         *ebpf.Map `ebpf:"goroutines"`
 	GrpcLayouts        *ebpf.Map `ebpf:"grpc_layouts"`
 	GrpcStreams        *ebpf.Map `ebpf:"grpc_streams"`
+	Http2Calls         *ebpf.Map `ebpf:"http2_calls"`
+	Http2clientLayouts *ebpf.Map `ebpf:"http2client_layouts"`
 	HttpclientLayouts  *ebpf.Map `ebpf:"httpclient_layouts"`
 	Joins              *ebpf.Map `ebpf:"joins"`
 	Lineages           *ebpf.Map `ebpf:"lineages"`
@@ -1526,6 +1588,8 @@ func (m *AgentMaps) Close() error {
 		m.Goroutines,
 		m.GrpcLayouts,
 		m.GrpcStreams,
+		m.Http2Calls,
+		m.Http2clientLayouts,
 		m.HttpclientLayouts,
 		m.Joins,
 		m.Lineages,
@@ -1595,6 +1659,10 @@ type AgentVariables struct {
 	ReferToHeader            *ebpf.Variable `ebpf:"refer_to_header"`
 	ReferToHeaderValues      *ebpf.Variable `ebpf:"refer_to_header_values"`
 	ReferToHistogram         *ebpf.Variable `ebpf:"refer_to_histogram"`
+	ReferToHttp2Call         *ebpf.Variable `ebpf:"refer_to_http2_call"`
+	ReferToHttp2CallKey      *ebpf.Variable `ebpf:"refer_to_http2_call_key"`
+	ReferToHttp2Client       *ebpf.Variable `ebpf:"refer_to_http2_client"`
+	ReferToHttp2clientLayout *ebpf.Variable `ebpf:"refer_to_http2client_layout"`
 	ReferToHttpBeginSite     *ebpf.Variable `ebpf:"refer_to_http_begin_site"`
 	ReferToHttpEndSite       *ebpf.Variable `ebpf:"refer_to_http_end_site"`
 	ReferToHttpMethod        *ebpf.Variable `ebpf:"refer_to_http_method"`
@@ -1670,31 +1738,35 @@ type AgentVariables struct {
 //
 // It can be passed to LoadAgentObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AgentPrograms struct {
-	AutosdkEnded       *ebpf.Program `ebpf:"autosdk_ended"`
-	AutosdkStart       *ebpf.Program `ebpf:"autosdk_start"`
-	GrpcClientBegin    *ebpf.Program `ebpf:"grpc_client_begin"`
-	GrpcClientEnd      *ebpf.Program `ebpf:"grpc_client_end"`
-	GrpcServerBegin    *ebpf.Program `ebpf:"grpc_server_begin"`
-	GrpcServerEnd      *ebpf.Program `ebpf:"grpc_server_end"`
-	GrpcStreamOpened   *ebpf.Program `ebpf:"grpc_stream_opened"`
-	HttpclientBegin    *ebpf.Program `ebpf:"httpclient_begin"`
-	HttpclientConnect  *ebpf.Program `ebpf:"httpclient_connect"`
-	HttpclientEnd      *ebpf.Program `ebpf:"httpclient_end"`
-	NethttpRoute       *ebpf.Program `ebpf:"nethttp_route"`
-	NethttpServerBegin *ebpf.Program `ebpf:"nethttp_server_begin"`
-	NethttpServerEnd   *ebpf.Program `ebpf:"nethttp_server_end"`
-	ProcessExec        *ebpf.Program `ebpf:"process_exec"`
-	PropagateConnect   *ebpf.Program `ebpf:"propagate_connect"`
-	PropagateDial      *ebpf.Program `ebpf:"propagate_dial"`
-	PropagateRequest   *ebpf.Program `ebpf:"propagate_request"`
-	PropagateSend      *ebpf.Program `ebpf:"propagate_send"`
-	RouterHttprouter   *ebpf.Program `ebpf:"router_httprouter"`
-	RouterRoute        *ebpf.Program `ebpf:"router_route"`
-	RuntimeNewproc     *ebpf.Program `ebpf:"runtime_newproc"`
-	SdkSpanEnd         *ebpf.Program `ebpf:"sdk_span_end"`
-	SqlBegin           *ebpf.Program `ebpf:"sql_begin"`
-	SqlEnd             *ebpf.Program `ebpf:"sql_end"`
-	StderrWrite        *ebpf.Program `ebpf:"stderr_write"`
+	AutosdkEnded        *ebpf.Program `ebpf:"autosdk_ended"`
+	AutosdkStart        *ebpf.Program `ebpf:"autosdk_start"`
+	GrpcClientBegin     *ebpf.Program `ebpf:"grpc_client_begin"`
+	GrpcClientEnd       *ebpf.Program `ebpf:"grpc_client_end"`
+	GrpcClientNumbered  *ebpf.Program `ebpf:"grpc_client_numbered"`
+	GrpcClientTransport *ebpf.Program `ebpf:"grpc_client_transport"`
+	GrpcServerBegin     *ebpf.Program `ebpf:"grpc_server_begin"`
+	GrpcServerEnd       *ebpf.Program `ebpf:"grpc_server_end"`
+	GrpcStreamOpened    *ebpf.Program `ebpf:"grpc_stream_opened"`
+	Http2clientHeaders  *ebpf.Program `ebpf:"http2client_headers"`
+	Http2clientStart    *ebpf.Program `ebpf:"http2client_start"`
+	HttpclientBegin     *ebpf.Program `ebpf:"httpclient_begin"`
+	HttpclientConnect   *ebpf.Program `ebpf:"httpclient_connect"`
+	HttpclientEnd       *ebpf.Program `ebpf:"httpclient_end"`
+	NethttpRoute        *ebpf.Program `ebpf:"nethttp_route"`
+	NethttpServerBegin  *ebpf.Program `ebpf:"nethttp_server_begin"`
+	NethttpServerEnd    *ebpf.Program `ebpf:"nethttp_server_end"`
+	ProcessExec         *ebpf.Program `ebpf:"process_exec"`
+	PropagateConnect    *ebpf.Program `ebpf:"propagate_connect"`
+	PropagateDial       *ebpf.Program `ebpf:"propagate_dial"`
+	PropagateRequest    *ebpf.Program `ebpf:"propagate_request"`
+	PropagateSend       *ebpf.Program `ebpf:"propagate_send"`
+	RouterHttprouter    *ebpf.Program `ebpf:"router_httprouter"`
+	RouterRoute         *ebpf.Program `ebpf:"router_route"`
+	RuntimeNewproc      *ebpf.Program `ebpf:"runtime_newproc"`
+	SdkSpanEnd          *ebpf.Program `ebpf:"sdk_span_end"`
+	SqlBegin            *ebpf.Program `ebpf:"sql_begin"`
+	SqlEnd              *ebpf.Program `ebpf:"sql_end"`
+	StderrWrite         *ebpf.Program `ebpf:"stderr_write"`
 }
 
 func (p *AgentPrograms) Close() error {
@@ -1703,9 +1775,13 @@ func (p *AgentPrograms) Close() error {
 		p.AutosdkStart,
 		p.GrpcClientBegin,
 		p.GrpcClientEnd,
+		p.GrpcClientNumbered,
+		p.GrpcClientTransport,
 		p.GrpcServerBegin,
 		p.GrpcServerEnd,
 		p.GrpcStreamOpened,
+		p.Http2clientHeaders,
+		p.Http2clientStart,
 		p.HttpclientBegin,
 		p.HttpclientConnect,
 		p.HttpclientEnd,

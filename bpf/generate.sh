@@ -20,7 +20,7 @@ while read -r kind name; do
 	case $name in *_small | *_large | *_texts | *_beginning | *_ending | probe | pt_regs | sdk_span) continue ;; esac
 	types+=(-type "$name")
 	echo "const $kind $name *refer_to_$name __attribute__((unused));" >>"$unit"
-done < <(grep -hoE '^(struct|enum) [a-z_]+ \{' ./*.h ./*.bpf.c | tr -d '{' | sort -u)
+done < <(grep -hoE '^(struct|enum) [a-z0-9_]+ \{' ./*.h ./*.bpf.c | tr -d '{' | sort -u)
 
 # Without block placement, which puts the end of a loop before its beginning: Linux 5.10
 # refuses such loops. floor_test.go checks it.

@@ -55,6 +55,7 @@ int grpc_server_begin(struct pt_regs *ctx)
 	struct go_string method;
 	struct goroutine *g;
 	struct frame *f;
+	struct join_request request = {};
 	struct sdk_span sdk = {};
 	struct probe p;
 	u64 words[4], stream, parent_id;
@@ -89,6 +90,11 @@ int grpc_server_begin(struct pt_regs *ctx)
 		return 0;
 	}
 	parent_id = nethttp_remote_parent(&p, g, grpc_metadata(&p, l, context), rt);
+	if (!parent_id && joins_used && l->server_conn && l->stream_id) {
+		request.path = method;
+		request.stream = go_word(stream + l->stream_id);
+		parent_id = join_find(&p, rt, g, go_iface(words[2] + l->server_conn), &request);
+	}
 	if (!parent_id)
 		trace_new(g, rt);
 	f = span_push(&p, g, RECORD_GRPC_SERVER, parent_id);
@@ -215,6 +221,75 @@ int grpc_client_begin(struct pt_regs *ctx)
 	f->object[GRPC_DESC] = GO_REG2(ctx);
 	f->object[GRPC_METHOD] = GO_REG4(ctx);
 	f->object[GRPC_METHOD_LEN] = GO_REG5(ctx);
+	f->object[GRPC_JOIN] = 0;
+	f->object[GRPC_TRANSPORT] = 0;
+	return 0;
+}
+
+/* The call that this goroutine has under way, NULL if none. */
+static __always_inline struct frame *grpc_client_here(const struct probe *p, struct goroutine **g)
+{
+	struct frame *f;
+
+	*g = goroutine_here(p);
+	f = *g ? span_innermost(*g) : NULL;
+	barrier_var(f);
+	return f && f->kind == RECORD_GRPC_CLIENT ? f : NULL;
+}
+
+/* NewStream(t *http2Client, ...): which connection the call takes. */
+SEC("uprobe")
+int grpc_client_transport(struct pt_regs *ctx)
+{
+	struct goroutine *g;
+	struct frame *f;
+	struct probe p;
+
+	if (!probe_enter(ctx, &p))
+		return 0;
+	f = grpc_client_here(&p, &g);
+	if (f)
+		f->object[GRPC_TRANSPORT] = GO_REG0(ctx);
+	return 0;
+}
+
+/* At mapassign(type, map, key uint32), where the transport enters the stream under its
+ * number, on the caller's goroutine and before anything is written. */
+SEC("uprobe")
+int grpc_client_numbered(struct pt_regs *ctx)
+{
+	struct go_string method;
+	struct conn_addresses addresses;
+	struct runtime_layout *rt;
+	struct conn_ends ends = {};
+	struct grpc_layout *l;
+	struct goroutine *g;
+	struct frame *f;
+	struct probe p;
+	u64 words[4];
+	u32 stream;
+
+	if (!probe_enter(ctx, &p))
+		return 0;
+	go_results(ctx, words);
+	stream = words[2];
+	f = grpc_client_here(&p, &g);
+	l = grpc_layout(&p);
+	rt = runtime_layout(&p);
+	if (!f || !g || !l || !rt || !stream || !l->client_conn || !f->object[GRPC_TRANSPORT])
+		return 0;
+	if (f->object[GRPC_JOIN])
+		join_forget(f->object[GRPC_JOIN], f->span_id);
+	f->object[GRPC_JOIN] = 0;
+	if (!conn_addresses(&p, rt, go_iface(f->object[GRPC_TRANSPORT] + l->client_conn),
+			    &addresses) ||
+	    !conn_address(addresses.local.data, &ends.local) ||
+	    !conn_address(addresses.remote.data, &ends.remote))
+		return 0;
+	method.ptr = f->object[GRPC_METHOD];
+	method.len = f->object[GRPC_METHOD_LEN];
+	f->object[GRPC_JOIN] = join_note(&p, p.goroutine, f->span_id, &ends, stream,
+					 join_text(g->scratch, method), 0);
 	return 0;
 }
 
@@ -250,6 +325,7 @@ int grpc_stream_opened(struct pt_regs *ctx)
 	struct grpc_layout *l;
 	struct goroutine *g;
 	struct frame *f;
+	struct join *join;
 	struct probe p;
 	u64 words[4] = {};
 
@@ -271,6 +347,11 @@ int grpc_stream_opened(struct pt_regs *ctx)
 	grpc_stream_of(&p, &s, g, f);
 	if (bpf_map_update_elem(&grpc_streams, &key, &s, BPF_ANY))
 		count(&p, COUNT_LOST_GOROUTINES_FULL, 1);
+	if (f->object[GRPC_JOIN]) {
+		join = bpf_map_lookup_elem(&joins, &f->object[GRPC_JOIN]);
+		if (join && join->span_id == f->span_id)
+			join->moved = key.stream;
+	}
 	span_pop(&p, g);
 	return 0;
 }
@@ -307,6 +388,8 @@ static __always_inline void grpc_client_finish(const struct probe *p,
 	struct process *process = process_of(p);
 	struct grpc_work *w = grpc_work(g);
 
+	if (s->frame.object[GRPC_JOIN])
+		join_forget(s->frame.object[GRPC_JOIN], s->frame.span_id);
 	if (!process)
 		return;
 	grpc_ending(&w->ending, s->trace_id, s->random, &s->frame);

@@ -34,6 +34,10 @@ struct grpc_layout {
 	u32 client_desc;
 	u32 conn_target;
 	u32 error_is_proto; /* a *status.Error points to what a *status.Status does (up to 1.3x) */
+	u32 stream_id; /* of transport.Stream; 0: calls are not joined */
+	u32 server_conn; /* of http2Server: the net.Conn; 0: likewise */
+	u32 client_conn; /* of http2Client; 0: likewise */
+	u32 pad;
 };
 
 #define METRIC_GRPC_SERVER 3
@@ -83,37 +87,14 @@ struct {
 	__type(value, struct grpc_layout);
 } grpc_layouts SEC(".maps");
 
-struct grpc_stream_key {
-	u64 stream; /* address of the clientStream */
-	u32 tgid;
-	u32 pad;
-};
-
-/* A client's stream that is open. */
-struct grpc_stream {
-	u64 trace_id[2];
-	u64 owner; /* g that holds the local root */
-	u64 root_id;
-	u32 sampled;
-	u32 random;
-	u32 backed_off;
-	u32 is_stream; /* not on the goroutine any more */
-	struct frame frame;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
-	__type(key, struct grpc_stream_key);
-	__type(value, struct grpc_stream);
-} grpc_streams SEC(".maps");
-
 /* frame.object of a call */
 #define GRPC_STREAM 0 /* server: the stream */
 #define GRPC_CONN 0 /* client: the ClientConn */
 #define GRPC_DESC 1 /* client: the StreamDesc */
 #define GRPC_METHOD 2
 #define GRPC_METHOD_LEN 3
+#define GRPC_JOIN 4 /* client: the key of its note */
+#define GRPC_TRANSPORT 5 /* client: the http2Client */
 
 static __always_inline struct grpc_layout *grpc_layout(const struct probe *p)
 {

@@ -15,122 +15,7 @@
  * span. What fails on a connection that was kept too long is tried again by roundTrip
  * itself, and is one span. Texts are read at the end.
  */
-#include "nethttp.h"
-
-enum httpclient_kind {
-	RECORD_HTTP_CLIENT = RECORD_LIBRARY(3),
-};
-
-/* Variants of httpclient_end: which site it is. */
-enum httpclient_end_site {
-	CLIENT_RESPONSE, /* (*Response, error) of a try; an error may be tried again */
-	CLIENT_ALTERNATE, /* likewise; ErrSkipAltProtocol is no end */
-	CLIENT_RETURN, /* RET: (*Response, error) */
-};
-
-struct httpclient_layout {
-	u64 error_text_type; /* *errors.errorString */
-	u32 request_size; /* as much of it as holds what is read, at most SCRATCH_SIZE */
-	u32 request_method;
-	u32 request_url;
-	u32 request_host;
-	u32 request_ctx;
-	u32 request_response; /* the redirect that led to this request */
-	u32 url_size; /* likewise */
-	u32 url_scheme;
-	u32 url_opaque;
-	u32 url_user;
-	u32 url_host;
-	u32 url_path;
-	u32 url_raw_path;
-	u32 url_raw_query;
-	u32 response_size; /* likewise */
-	u32 response_status;
-	u32 response_proto_major;
-	u32 response_proto_minor;
-	u32 response_request;
-	u32 conn; /* of persistConn; 0: hops are not joined */
-};
-
-enum httpclient_flags {
-	CLIENT_HTTPS = 1 << 0,
-	CLIENT_USER = 1 << 1, /* the URL has credentials, which are not read */
-	CLIENT_ENCODED = 1 << 2, /* the path is as it was on the wire */
-	CLIENT_OPAQUE = 1 << 3, /* the path stands for all that follows the scheme */
-	CLIENT_HOST_ONLY = 1 << 4, /* remembered in a stash: of the texts there is the first */
-};
-
-enum httpclient_text {
-	CLIENT_TEXT_HOST,
-	CLIENT_TEXT_PATH,
-	CLIENT_TEXT_QUERY,
-	CLIENT_TEXT_METHOD,
-	CLIENT_TEXTS,
-};
-
-/* What follows the header in a record, and is all of it that a stash keeps. The texts
- * follow each other, in the order of enum httpclient_text; of a stash there is the first. */
-struct httpclient_body {
-	struct series_key key; /* error_type; detail: HTTP_DETAIL, code */
-	u64 peer[2]; /* IPv6, or IPv4 mapped to it, in the order of the wire */
-	u16 peer_port; /* 0: not known */
-	u8 flags; /* enum httpclient_flags */
-	u8 resend_count;
-	u32 text_end; /* sum of text_len */
-	u16 text_len[CLIENT_TEXTS];
-};
-
-_Static_assert(sizeof(struct httpclient_body) == STASH_BODY * 8, "a stash holds a body");
-
-/* series_key.detail[1], below it an error's number */
-#define CLIENT_CANCELED (1ULL << 32)
-
-#define CLIENT_SMALL 256
-#define CLIENT_LARGE 2048
-#define CLIENT_TEXT_MAX 1024
-
-struct httpclient_record {
-	struct record_header header;
-	struct httpclient_body body;
-};
-
-struct httpclient_small {
-	struct httpclient_record record;
-	char text[2 * CLIENT_SMALL];
-};
-
-struct httpclient_large {
-	struct httpclient_record record;
-	char text[CLIENT_LARGE + CLIENT_TEXT_MAX];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_BINARIES);
-	__type(key, u32);
-	__type(value, struct httpclient_layout);
-} httpclient_layouts SEC(".maps");
-
-/* frame.object of a request */
-#define CLIENT_REQUEST 0
-#define CLIENT_PEER 1 /* and 2 */
-#define CLIENT_PEER_PORT 3
-#define CLIENT_JOIN 4
-
-static __always_inline struct httpclient_layout *httpclient_layout(const struct probe *p)
-{
-	return bpf_map_lookup_elem(&httpclient_layouts, &p->binary);
-}
-
-/* Reads a struct into the goroutine's scratch; all zero if it cannot be read. */
-static __always_inline bool httpclient_read(struct goroutine *g, u64 address, u32 size)
-{
-	if (address && size <= SCRATCH_SIZE &&
-	    !bpf_probe_read_user(g->scratch, size, (void *)address))
-		return true;
-	__builtin_memset(g->scratch, 0, SCRATCH_SIZE);
-	return false;
-}
+#include "httpclient.h"
 
 /* (t *Transport, req *Request) */
 SEC("uprobe")
@@ -167,6 +52,7 @@ int httpclient_begin(struct pt_regs *ctx)
 	f->object[CLIENT_PEER + 1] = 0;
 	f->object[CLIENT_PEER_PORT] = 0;
 	f->object[CLIENT_JOIN] = 0;
+	f->object[CLIENT_STREAM] = 0;
 	return 0;
 }
 
@@ -182,8 +68,7 @@ int httpclient_connect(struct pt_regs *ctx)
 	struct goroutine *g;
 	struct frame *f;
 	struct probe p;
-	struct go_string host, path = {}, url_host = {};
-	u64 opaque = 0;
+	u64 path, host;
 
 	if (!probe_enter(ctx, &p))
 		return 0;
@@ -195,29 +80,14 @@ int httpclient_connect(struct pt_regs *ctx)
 	rt = runtime_layout(&p);
 	if (!l || !rt)
 		return 0;
-	if (f->object[CLIENT_JOIN])
-		join_forget(f->object[CLIENT_JOIN], f->span_id);
-	f->object[CLIENT_JOIN] = 0;
+	httpclient_unjoin(&p, f);
 	if (!conn_addresses(&p, rt, go_iface(GO_REG0(ctx) + l->conn), &addresses) ||
 	    !conn_address(addresses.local.data, &ends.local) ||
 	    !conn_address(addresses.remote.data, &ends.remote))
 		return 0; /* a Unix socket, or a connection of an unknown kind */
-	f->object[CLIENT_PEER] = ends.remote.ip[0];
-	f->object[CLIENT_PEER + 1] = ends.remote.ip[1];
-	f->object[CLIENT_PEER_PORT] = ends.remote.port;
-
-	httpclient_read(g, f->object[CLIENT_REQUEST], l->request_size);
-	host = request_string(g->scratch, l->request_host);
-	if (httpclient_read(g, request_string(g->scratch, l->request_url).ptr, l->url_size)) {
-		path = request_string(g->scratch, l->url_path);
-		opaque = request_string(g->scratch, l->url_opaque).len;
-		url_host = request_string(g->scratch, l->url_host);
-	}
-	if (!host.len)
-		host = url_host;
-	f->object[CLIENT_JOIN] =
-		join_note(&p, f, &ends, 0, opaque ? 0 : join_text(g->scratch, path),
-			  join_text(g->scratch, host));
+	httpclient_peer(f, &ends.remote);
+	httpclient_target(l, g, f, &path, &host);
+	f->object[CLIENT_JOIN] = join_note(&p, p.goroutine, f->span_id, &ends, 0, path, host);
 	return 0;
 }
 
@@ -488,8 +358,7 @@ static __always_inline void httpclient_finish(const struct probe *p,
 	struct httpclient_ending e = {};
 	u32 keep = 0;
 
-	if (f->object[CLIENT_JOIN])
-		join_forget(f->object[CLIENT_JOIN], f->span_id);
+	httpclient_unjoin(p, f);
 	e.end_ns = bpf_ktime_get_ns();
 	e.process = process_of(p);
 	if (!e.process)

@@ -11,7 +11,10 @@
  *  - the server's address is the one that the client has connected to, or it may have
  *    been translated on the way (a Kubernetes service) and both name the same host;
  *  - both have the same path;
- *  - the client's span is still open, on the goroutine that has made the note.
+ *  - the client's span is still open, on its goroutine, or as a stream of gRPC.
+ *
+ * The stream is that of HTTP/2, whose number both ends know; it is 0 for HTTP/1.x, where a
+ * connection has one request at a time.
  *
  * Addresses that mean something else in each network namespace, as 127.0.0.1 does, count
  * only within one. A note that is not believed costs the join, never more.
@@ -43,6 +46,7 @@ struct join {
 	u64 span_id;
 	u64 path; /* hash; 0: unknown */
 	u64 host; /* likewise */
+	u64 moved; /* the clientStream of gRPC that has the span now, in grpc_streams */
 	u32 tgid;
 	u32 stream; /* of HTTP/2; 0: HTTP/1 */
 	u32 shared; /* two clients had the same address and port */
@@ -219,9 +223,22 @@ static __always_inline struct goroutine *join_client(const struct join *join)
 	return f && f->span_id == join->span_id ? client : NULL;
 }
 
-/* Notes that a span, the innermost of its goroutine, is about to write to a connection.
+/* The stream that the noted span has become, if that is open, else NULL. The note says so
+ * before the span leaves its goroutine. */
+static __always_inline struct grpc_stream *join_stream(const struct join *join)
+{
+	struct grpc_stream_key key = { .stream = *(volatile u64 *)&join->moved, .tgid = join->tgid };
+	struct grpc_stream *s;
+
+	if (!key.stream)
+		return NULL;
+	s = bpf_map_lookup_elem(&grpc_streams, &key);
+	return s && s->frame.span_id == join->span_id ? s : NULL;
+}
+
+/* Notes that a span, the innermost of a goroutine, is about to be written to a connection.
  * Returns the key for join_forget, 0 if there is nothing to forget. */
-static __always_inline u64 join_note(const struct probe *p, const struct frame *f,
+static __always_inline u64 join_note(const struct probe *p, u64 goroutine, u64 span_id,
 				     const struct conn_ends *ends, u32 stream, u64 path, u64 host)
 {
 	struct join *old, join = {};
@@ -231,14 +248,14 @@ static __always_inline u64 join_note(const struct probe *p, const struct frame *
 		return 0;
 	key = join_key(&ends->local, NULL, join.netns, stream);
 	join.ends = *ends;
-	join.goroutine = p->goroutine;
-	join.span_id = f->span_id;
+	join.goroutine = goroutine;
+	join.span_id = span_id;
 	join.path = path;
 	join.host = host;
 	join.tgid = p->tgid;
 	join.stream = stream;
 	old = bpf_map_lookup_elem(&joins, &key);
-	if (old && old->span_id != f->span_id && join_client(old)) {
+	if (old && old->span_id != span_id && (join_client(old) || join_stream(old))) {
 		old->shared = 1;
 		join.shared = 1;
 		key = join_key(&ends->local, &ends->remote, join.netns, stream);
@@ -257,20 +274,32 @@ static __always_inline void join_forget(u64 key, u64 span_id)
 		bpf_map_delete_elem(&joins, &key);
 }
 
-/* Takes trace and decision over from the client's goroutine, if its span is open there. */
+/* Takes trace and decision over from a stream of gRPC. */
+static __always_inline bool join_adopt_stream(const struct join *join, struct goroutine *g,
+					      const struct runtime_layout *rt)
+{
+	struct grpc_stream *s = join_stream(join);
+
+	if (!s)
+		return false;
+	g->trace_id[0] = s->trace_id[0];
+	g->trace_id[1] = s->trace_id[1];
+	g->random = s->random;
+	trace_decide(g, rt, true, s->sampled ? TRACE_FLAG_SAMPLED : 0);
+	return true;
+}
+
+/* Takes trace and decision over from the client, if its span is open. */
 static __always_inline bool join_adopt(const struct join *join, struct goroutine *g,
 				       const struct runtime_layout *rt)
 {
 	struct goroutine *client = join_client(join);
-	struct frame *f;
+	struct frame *f = client ? span_innermost(client) : NULL;
 	bool foreign;
 	u32 flags;
 
-	if (!client)
-		return false;
-	f = span_innermost(client);
-	if (!f)
-		return false;
+	if (!client || !f)
+		return join_adopt_stream(join, g, rt);
 	foreign = f->flags & SPAN_FOREIGN;
 	g->trace_id[0] = foreign ? f->trace_id[0] : client->trace_id[0];
 	g->trace_id[1] = foreign ? f->trace_id[1] : client->trace_id[1];
@@ -278,7 +307,7 @@ static __always_inline bool join_adopt(const struct join *join, struct goroutine
 	flags = span_sampled(client, f) ? TRACE_FLAG_SAMPLED : 0;
 	/* Again: its goroutine runs on, and may have ended the span meanwhile. */
 	if (!join_client(join))
-		return false;
+		return join_adopt_stream(join, g, rt);
 	trace_decide(g, rt, true, flags);
 	return true;
 }

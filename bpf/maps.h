@@ -276,6 +276,31 @@ struct {
 	__type(value, struct panicked);
 } panics SEC(".maps");
 
+struct grpc_stream_key {
+	u64 stream; /* address of the clientStream */
+	u32 tgid;
+	u32 pad;
+};
+
+/* A stream of gRPC's client that is open. */
+struct grpc_stream {
+	u64 trace_id[2];
+	u64 owner; /* g that holds the local root */
+	u64 root_id;
+	u32 sampled;
+	u32 random;
+	u32 backed_off;
+	u32 is_stream; /* not on the goroutine any more */
+	struct frame frame;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct grpc_stream_key);
+	__type(value, struct grpc_stream);
+} grpc_streams SEC(".maps");
+
 /* One that never ends is freed by user space. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

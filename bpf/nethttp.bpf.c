@@ -118,7 +118,8 @@ int nethttp_server_begin(struct pt_regs *ctx)
 	host = request_string(g->scratch, l->request_host);
 	parent_id = nethttp_remote_parent(&p, g, request_string(g->scratch, l->request_header).ptr, rt);
 	if (!parent_id)
-		parent_id = nethttp_joined_parent(&p, l, rt, g, b.response, url, host);
+		parent_id = nethttp_joined_parent(&p, nethttp_layout_of(&p, b.server), rt, g,
+						  b.response, url + l->url_path, host);
 	if (!parent_id)
 		trace_new(g, rt);
 	nethttp_drop(g, uri);

@@ -47,6 +47,8 @@ struct nethttp_layout {
 	u32 route_missing; /* no probe, no pattern, and not "not found" */
 	u32 request_inline; /* response_req is the request itself, not a pointer to it */
 	u32 ctx_connection; /* in a request's context, that of its connection, plus 1; 0: unknown */
+	u32 response_stream; /* of HTTP/2 */
+	u32 stream_id; /* 0: HTTP/1.x */
 	u32 pad;
 };
 
@@ -226,20 +228,23 @@ static __always_inline void nethttp_drop(struct goroutine *g, struct go_string u
 }
 
 /* Takes trace and parent from the client at the other end of the connection, if that is
- * on this node. request is what the server has read. */
+ * on this node. l is the layout of the response; path is where the one that the server has
+ * read is. */
 static __always_inline u64 nethttp_joined_parent(const struct probe *p,
 						 const struct nethttp_layout *l,
 						 const struct runtime_layout *rt,
 						 struct goroutine *g, u64 response,
-						 u64 url, struct go_string host)
+						 u64 path, struct go_string host)
 {
 	struct join_request request = { .host = host };
 	u64 conn;
 
-	if (!joins_used || !l->conn_rwc)
+	if (!joins_used || !l || !l->conn_rwc)
 		return 0;
 	conn = go_word(response + l->response_conn);
-	request.path = go_string(url + l->url_path);
+	if (l->stream_id)
+		request.stream = go_word(go_word(response + l->response_stream) + l->stream_id);
+	request.path = go_string(path);
 	return join_find(p, rt, g, go_iface(conn + l->conn_rwc), &request);
 }
 

@@ -20,11 +20,14 @@ import (
 )
 
 // grpcBuilds are releases of grpc-go with a release of Go of their time.
-var grpcBuilds = []struct{ name, toolchain, modfile string }{
-	{"1.40", "go1.18.10", "go.mod"},
-	{"1.57", "go1.21.13", "go1.57.mod"},
-	{"1.69", "go1.23.12", "go1.69.mod"},
-	{"latest", "local", "latest.mod"},
+var grpcBuilds = []struct {
+	name, toolchain, modfile string
+	joined                   bool // calls are joined with their servers without a header
+}{
+	{"1.40", "go1.18.10", "go.mod", false},
+	{"1.57", "go1.21.13", "go1.57.mod", true},
+	{"1.69", "go1.23.12", "go1.69.mod", true},
+	{"latest", "local", "latest.mod", true},
 }
 
 const (
@@ -67,7 +70,7 @@ var grpcVisits = []struct {
 func (e *e2e) testGRPC(t *testing.T) {
 	for _, b := range oldestAndNewest(grpcBuilds) {
 		path := e.build(t, "grpc-"+b.name, "testdata/grpc", []string{"GOTOOLCHAIN=" + b.toolchain}, "-modfile="+b.modfile, "-ldflags=-s -w")
-		t.Run(b.name, func(t *testing.T) { e.testGRPCBuild(t, path) })
+		t.Run(b.name, func(t *testing.T) { e.testGRPCBuild(t, path, b.joined) })
 		if b.toolchain == "local" {
 			t.Run("kept", func(t *testing.T) { e.testGRPCKept(t, path) })
 		}
@@ -87,7 +90,7 @@ func startGRPC(t *testing.T, path string, args ...string) (*proc, string) {
 	return p, address
 }
 
-func (e *e2e) testGRPCBuild(t *testing.T, path string) {
+func (e *e2e) testGRPCBuild(t *testing.T, path string, joined bool) {
 	server, address := startGRPC(t, path, "-workers", "2")
 	front, url := startGRPC(t, path, "-target", address)
 	a := e.startAgent(t, "--pid", fmt.Sprint(server.pid()), "--pid", fmt.Sprint(front.pid()))
@@ -107,6 +110,9 @@ func (e *e2e) testGRPCBuild(t *testing.T, path string) {
 	spans := a.finish(t)
 	if len(spans) != want {
 		t.Errorf("%d spans, want %d", len(spans), want)
+	}
+	if joined {
+		spans = checkGRPCHops(t, spans, contexts)
 	}
 	checkGRPC(t, spans, address, contexts)
 	kinds := map[trace.SpanKind]int{}
@@ -244,6 +250,38 @@ func checkGRPC(t *testing.T, spans []observer.Span, address string, contexts map
 		t.Errorf("%d contexts that were sent have no span", len(contexts))
 	}
 	compareCounts(t, got, wantGRPC())
+}
+
+// checkGRPCHops: each server span but those with a context of their own has the client span
+// of its call as its parent, and no other has. It returns the spans without these parents.
+func checkGRPCHops(t *testing.T, spans []observer.Span, contexts map[string]bool) []observer.Span {
+	t.Helper()
+	clients := map[trace.SpanID]observer.Span{}
+	for _, s := range spans {
+		if s.Kind == trace.SpanKindClient {
+			clients[s.SpanID] = s
+		}
+	}
+	for i := range spans {
+		s := &spans[i]
+		if s.Kind != trace.SpanKindServer || s.Attrs.Text("rpc.system.name") != "grpc" || contexts[s.TraceID.String()+"-"+s.ParentID.String()] {
+			continue
+		}
+		c, ok := clients[s.ParentID]
+		if !s.ParentID.IsValid() && s.Attrs.Text("rpc.method") == gaveUp {
+			continue // its caller may be gone before it is served
+		}
+		method := s.Attrs.Text("rpc.method")
+		if method == "_OTHER" {
+			method = s.Attrs.Text("rpc.method_original")
+		}
+		if !ok || c.TraceID != s.TraceID || c.Attrs.Text("rpc.method") != method || s.Start.Before(c.Start) || s.Start.After(c.End) || s.Flags&0x300 != 0x300 {
+			t.Errorf("not joined with its caller: %s, %s", summary(*s), summary(c))
+		}
+		delete(clients, s.ParentID)
+		s.ParentID = trace.SpanID{}
+	}
+	return spans
 }
 
 // wantGRPC counts the spans by path, or "server", method, code and error.type.

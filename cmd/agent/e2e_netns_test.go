@@ -59,16 +59,17 @@ func startCaller(t *testing.T, namespace, path, listen string) caller {
 }
 
 // testBusyHops: 64 clients at once, on kept connections, each request with a number that
-// its whole trace must have: plain and over TLS, on one goroutine and on another.
+// its whole trace must have: plain and over TLS, on one goroutine and on another, and many
+// at a time on one connection of HTTP/2.
 func (e *e2e) testBusyHops(t *testing.T) {
 	path := e.build(t, "busy", "testdata/client", nil)
 	c := startCaller(t, "", path, "127.0.0.1:0")
 	a := e.startAgent(t, "--exe", path)
-	const clients, requests = 64, 2000
+	const clients, requests = 64, 6000
 	want := map[string]int{}
 	paths := make(chan string, requests)
 	for i := range requests {
-		p := []string{"/plain", "/https", "/other"}[i%3]
+		p := []string{"/plain", "/https", "/other", "/http2", "/h2c", "/http2-upload"}[i%6]
 		want[fmt.Sprintf("%s#%d(call:200(/answer#%d))", p, i, i)] = 1
 		paths <- fmt.Sprintf("%s?i=%d", p, i)
 	}

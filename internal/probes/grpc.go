@@ -1,6 +1,7 @@
 package probes
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -21,6 +22,8 @@ const (
 	grpcHandle     = grpcPackage + "(*Server).handleStream"
 	grpcNewStream  = grpcPackage + "newClientStream"
 	grpcWithParams = grpcPackage + "newClientStreamWithParams"
+
+	grpcNewTransportStream = grpcTransport + "(*http2Client).NewStream"
 )
 
 // grpc is the server span and the client span of a call; bpf/grpc.bpf.c says where they
@@ -48,6 +51,8 @@ var grpc = library{
 				{program: "grpc_client_end", variant: uint8(bpf.AgentGrpcEndSiteGRPC_NO_CALL), sites: grpcError(grpcPackage+"invoke", grpcNewStream, 2), prunable: true},
 				{program: "grpc_stream_opened", sites: grpcOpened},
 				grpcNotResolved,
+				{program: "grpc_client_numbered", sites: grpcNumbered, optional: true},
+				{program: "grpc_client_transport", sites: entry(grpcNewTransportStream), optional: true},
 				{program: "grpc_client_begin", sites: entry(grpcNewStream)},
 			},
 		},
@@ -82,6 +87,22 @@ var (
 	)
 	grpcOpened = firstOf(grpcStart(grpcNewStream), grpcStart(grpcWithParams))
 )
+
+// grpcNumbered is where the transport enters a stream under the number that it has just got:
+// in a function literal that the caller's goroutine runs, and that lets the next waiting
+// caller go. Up to 1.48 the goroutine that writes does it, in another function literal; there
+// calls are not joined with their servers.
+func grpcNumbered(b *gobin.Binary) ([]gobin.Site, error) {
+	for _, f := range b.FuncsWithPrefix(grpcNewTransportStream + ".func") {
+		if _, err := b.CallSite(f, gobin.Call{Callee: "runtime.selectnbsend"}); err != nil {
+			continue
+		}
+		if site, err := b.CallSite(f, gobin.Call{Callee: "runtime.mapassign_fast32"}); err == nil {
+			return []gobin.Site{site}, nil
+		}
+	}
+	return nil, errors.New(grpcNewTransportStream + " numbers its streams elsewhere")
+}
 
 // grpcStart is the go statement of a function.
 func grpcStart(function string) siteFinder {
@@ -152,6 +173,9 @@ func grpcLayout(l *layouts) any {
 			}
 		}
 	}
+	layout.StreamId = l.optional(grpcTransport+"Stream", "id")
+	layout.ServerConn = l.optional(grpcTransport+"http2Server", "conn")
+	layout.ClientConn = l.optional(grpcTransport+"http2Client", "conn")
 	if has(l.binary, grpcNewStream) {
 		layout.ClientCc = l.offset(grpcPackage+"clientStream", "cc")
 		layout.ClientDesc = l.offset(grpcPackage+"clientStream", "desc")

@@ -2,6 +2,7 @@ package probes
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/plainframework/agent/bpf"
 	"github.com/plainframework/agent/internal/probes/gobin"
@@ -94,6 +95,9 @@ func (h http2Server) layout(l *layouts) any {
 		RequestProtoMajor:   l.offset(h.request, "ProtoMajor"),
 		RequestProtoMinor:   l.offset(h.request, "ProtoMinor"),
 	}
+	layout.RequestUrl = l.offset(h.request, "URL")
+	layout.UrlPath = l.offset("net/url.URL", "Path")
+	h.joined(l, layout)
 	if h.inline {
 		layout.RequestInline = 1
 		layout.RequestCtx = l.offset(h.request, "Context")
@@ -111,6 +115,20 @@ func (h http2Server) layout(l *layouts) any {
 		layout.ResponseType = l.typeAddr(h.writer)
 	}
 	return layout
+}
+
+// joined fills in by which stream of which connection a request has come. Without it hops are
+// not joined.
+func (h http2Server) joined(l *layouts, layout *bpf.AgentNethttpLayout) {
+	prefix := strings.TrimSuffix(h.state, "responseWriterState")
+	id := l.optional(prefix+"stream", "id")
+	conn := l.optional(prefix+"serverConn", "conn")
+	if id == 0 || conn == 0 {
+		return
+	}
+	layout.StreamId, layout.ConnRwc = id, conn
+	layout.ResponseStream = l.offset(h.state, "stream")
+	layout.ResponseConn = l.offset(h.state, "conn")
 }
 
 // streamEnd is the entry of the function that runHandler defers to finish the response,

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 )
@@ -28,12 +29,19 @@ func main() {
 	s := &service{url: "http://" + ln.Addr().String()}
 	// Over TLS: HTTP/1.1 and HTTP/2, each at an address of its own.
 	for _, h2 := range []bool{false, true} {
-		secure := httptest.NewUnstartedServer(http.HandlerFunc(answer))
+		answers := http.NewServeMux()
+		answers.HandleFunc("/answer", answer)
+		answers.HandleFunc("/slow", slow)
+		secure := httptest.NewUnstartedServer(answers)
 		secure.EnableHTTP2 = h2
 		secure.StartTLS()
 		client := secure.Client()
 		client.Transport.(*http.Transport).MaxIdleConnsPerHost = 64
 		s.secure = append(s.secure, target{secure.URL, client})
+	}
+	h2c, err := startH2C()
+	if err != nil {
+		log.Fatal(err)
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/answer", answer)
@@ -58,8 +66,23 @@ func main() {
 		"/https": func(ctx context.Context) error {
 			return get(ctx, s.secure[0].client, s.secure[0].url+"/answer"+number(ctx))
 		},
-		"/http2": func(ctx context.Context) error { return get(ctx, s.secure[1].client, s.secure[1].url+"/answer") },
-		"/two":   s.two,
+		"/http2": func(ctx context.Context) error {
+			return get(ctx, s.secure[1].client, s.secure[1].url+"/answer"+number(ctx))
+		},
+		"/http2-upload": func(ctx context.Context) error {
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.secure[1].url+"/answer"+number(ctx), strings.NewReader("text"))
+			if err != nil {
+				return err
+			}
+			return do(s.secure[1].client, req)
+		},
+		"/http2-cancel": func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+			defer cancel()
+			return get(ctx, s.secure[1].client, s.secure[1].url+"/slow"+number(ctx))
+		},
+		"/h2c": func(ctx context.Context) error { return get(ctx, h2c.client, h2c.url+"/answer"+number(ctx)) },
+		"/two": s.two,
 		"/to": func(ctx context.Context) error {
 			return get(ctx, http.DefaultClient, ctx.Value(key{}).(url.Values).Get("url"))
 		},
