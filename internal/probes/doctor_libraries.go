@@ -30,16 +30,16 @@ var otherLibraries = []knownLibrary{
 
 // telemetryLibraries report from inside a program.
 var telemetryLibraries = []knownLibrary{
-	{"go.opentelemetry.io/otel/sdk", []string{"go.opentelemetry.io/otel/sdk/trace.(*TracerProvider).Tracer"}, "spans that the program makes itself go their own way"},
+	{"go.opentelemetry.io/otel/sdk", []string{"go.opentelemetry.io/otel/sdk/trace.(*TracerProvider).Tracer"}, "spans that the program makes itself go their own way; what they cover has no second one"},
 	{"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp", []string{
 		"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp.(*middleware).serveHTTP",
 		"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp.(*Handler).ServeHTTP",
 		"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp.(*Transport).RoundTrip",
-	}, "it makes spans of net/http too: where it exports, each request has two"},
-	{"github.com/XSAM/otelsql", []string{"github.com/XSAM/otelsql.(*otConn).QueryContext"}, "it makes spans of queries too: where it exports, each query has two"},
-	{"gopkg.in/DataDog/dd-trace-go.v1", []string{"gopkg.in/DataDog/dd-trace-go.v1/ddtrace/tracer.Start"}, "spans that the program makes itself go their own way"},
-	{"github.com/DataDog/dd-trace-go/v2", []string{"github.com/DataDog/dd-trace-go/v2/ddtrace/tracer.Start"}, "spans that the program makes itself go their own way"},
-	{"github.com/newrelic/go-agent/v3", []string{"github.com/newrelic/go-agent/v3/newrelic.NewApplication"}, "spans that the program makes itself go their own way"},
+	}, "what the program itself has a span of, by OpenTelemetry's SDK, has no second one"},
+	{"github.com/XSAM/otelsql", []string{"github.com/XSAM/otelsql.(*otConn).QueryContext"}, "what the program itself has a span of, by OpenTelemetry's SDK, has no second one"},
+	{"gopkg.in/DataDog/dd-trace-go.v1", []string{"gopkg.in/DataDog/dd-trace-go.v1/ddtrace/tracer.Start"}, "it makes spans of its own: where it exports, an operation can have two"},
+	{"github.com/DataDog/dd-trace-go/v2", []string{"github.com/DataDog/dd-trace-go/v2/ddtrace/tracer.Start"}, "it makes spans of its own: where it exports, an operation can have two"},
+	{"github.com/newrelic/go-agent/v3", []string{"github.com/newrelic/go-agent/v3/newrelic.NewApplication"}, "it makes spans of its own: where it exports, an operation can have two"},
 }
 
 // librariesOf lists what a binary is made of, as far as it matters here.
