@@ -43,7 +43,7 @@ func TestTable(t *testing.T) {
 	for _, req := range requests {
 		for i := range 2 {
 			with := sample{load: load{Requests: 1000, US: 1e6, P50: 200, P99: 400}, appCPU: 25 + float64(i), agentCPU: 4}
-			with.got.server, with.got.client = 1000, 1000*req.queries
+			with.got.server, with.got.client = 1000, 1000*req.children
 			r.samples[key{req.path, 1}] = append(r.samples[key{req.path, 1}], with)
 			r.samples[key{req.path, bare}] = append(r.samples[key{req.path, bare}], sample{load: load{Requests: 2000, US: 1e6, P50: 100, P99: 100}, appCPU: 20})
 		}

@@ -25,13 +25,14 @@ type config struct {
 // request is a path of the shop.
 type request struct {
 	path, label string
-	queries     int // database calls that one request makes
+	children    int // database calls, and calls of others, that one request makes
 }
 
 var requests = []request{
 	{"/plain", "no SQL", 0},
 	{"/items/7", "1 query", 1},
 	{"/report", "5 queries", 5},
+	{"/client", "1 call", 1},
 }
 
 func parse(args []string) (config, error) {

@@ -69,7 +69,7 @@ func (r *result) markdown() string {
 		}
 	}
 	b.WriteString("\nWhat the agent pays, and what became of the spans, all rounds together. A span is expected for each request\n")
-	b.WriteString("that wrk saw answered and for each of its queries, times the rate; a few requests more are cut off at the end.\n\n")
+	b.WriteString("that wrk saw answered and for each of its queries and calls, times the rate; a few requests more are cut off at the end.\n\n")
 	b.WriteString("| request | rate | agent CPU, µs a request | µs a span | traps a request | ns in a program | spans expected | received | bytes a span |\n")
 	b.WriteString("|---|---|---|---|---|---|---|---|---|\n")
 	for _, req := range requests {
@@ -114,7 +114,7 @@ func (r *result) effectRow(b *strings.Builder, req request, rate float64) {
 func (r *result) costRow(b *strings.Builder, req request, rate float64) {
 	var expected, received, bytes float64
 	for _, s := range r.samples[key{req.path, rate}] {
-		expected += float64(s.Requests*(1+req.queries)) * rate
+		expected += float64(s.Requests*(1+req.children)) * rate
 		received += float64(s.got.spans())
 		bytes += float64(s.got.bytes)
 	}

@@ -23,7 +23,7 @@ type shop struct {
 // leftover is what a request has started and not waited for.
 type leftover struct{ goOn, done chan struct{} }
 
-func newHandler(st *store) http.Handler {
+func newHandler(st *store, n *neighbour) http.Handler {
 	s := shop{st, &leftover{make(chan struct{}), make(chan struct{})}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /plain", s.plain)                // 0
@@ -47,6 +47,7 @@ func newHandler(st *store) http.Handler {
 	mux.HandleFunc("GET /stream", s.stream)              // 1
 	mux.HandleFunc("GET /nowrite", s.nowrite)            // 0
 	mux.HandleFunc("GET /slow", s.slow)                  // 0
+	mux.HandleFunc("GET /client", n.call)                // 0, and a call
 	mux.Handle("/timeout/", withTimeout(s.maybeTooSlow)) // 1
 
 	return copyRequest("/mw/", mux)

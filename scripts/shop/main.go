@@ -57,7 +57,11 @@ func run(listen, dsn, profile string, logging bool) error {
 	}
 	defer st.close()
 
-	var handler http.Handler = newHandler(st)
+	n, err := startNeighbour()
+	if err != nil {
+		return err
+	}
+	var handler http.Handler = newHandler(st, n)
 	if logging {
 		handler = logRequests(slog.New(slog.NewJSONHandler(os.Stderr, nil)), handler)
 	}
