@@ -269,15 +269,15 @@ func (a *Agent) Status() Status {
 			s.Rings[name] = RingStatus{Size: ring.BufferSize(), Used: ring.AvailableBytes()}
 		}
 	}
-	s.Programs = a.kernel.programs()
+	s.Programs = a.kernel.programStatus()
 	s.Propagation = a.kernel.propagation.status()
 	return s
 }
 
-// programs is what the kernel counts of the programs; nil if it does not.
-func (k *kernel) programs() map[string]ProgramStatus {
+// programStatus is what the kernel counts of the programs; nil if it does not.
+func (k *kernel) programStatus() map[string]ProgramStatus {
 	var all map[string]ProgramStatus
-	for name, p := range k.collection.Programs {
+	for name, p := range k.programs.all() {
 		stats, err := p.Stats()
 		if err != nil || stats.RunCount == 0 {
 			continue

@@ -64,10 +64,20 @@ func (b *executable) parts() []part {
 // apply attaches what is missing and detaches what is given up or does not pay. After an
 // error it holds what could be had, and may be called again.
 func (at *attachment) apply(k *kernel, b *executable, given givenUp) error {
+	keeps := func(part part) bool {
+		return part.library.keptAt(given) && b.chosen(part.choice) && !k.off[part.library]
+	}
+	var programs []string
+	for _, p := range b.plan {
+		if keeps(p.part) {
+			programs = append(programs, p.program)
+		}
+	}
+	k.programs.load(programs...) // side by side; attach says what was refused
 	var errs []error
 	for _, part := range b.parts() {
 		links, have := at.links[part]
-		switch keep := part.library.keptAt(given) && b.chosen(part.choice) && !k.off[part.library]; {
+		switch keep := keeps(part); {
 		case keep && !have:
 			links, err := b.attach(k, at.pid, part)
 			if err != nil {

@@ -81,7 +81,10 @@ func (k *kernel) countUnknown() error {
 
 // attachProgram attaches a program to its sites in a binary.
 func attachProgram(k *kernel, exe *link.Executable, p planned, pid int) (links closers, err error) {
-	program := k.collection.Programs[p.program]
+	program, err := k.programs.get(p.program)
+	if err != nil {
+		return nil, err
+	}
 	if k.mode == attachMulti {
 		l, err := exe.UprobeMulti(nil, program, &link.UprobeMultiOptions{
 			Addresses: p.offsets, Cookies: p.cookies, PID: uint32(pid),

@@ -174,7 +174,11 @@ func checkLoad(o Options) (Check, capabilitySet) {
 		return c, permitted
 	}
 	defer k.Close()
-	c.Found = fmt.Sprintf("%d are loaded in %d ms", len(k.collection.Programs), time.Since(begin).Milliseconds())
+	if err := k.programs.loadAll(); err != nil {
+		c.State, c.Found = checkFailed, err.Error()
+		return c, k.least
+	}
+	c.Found = fmt.Sprintf("%d are loaded in %d ms", len(k.programs.all()), time.Since(begin).Milliseconds())
 	if exec, err := k.attachExec(); err != nil {
 		c.State, c.Remedy = checkLimited, "new processes are found by scanning, not at once: "+err.Error()
 	} else {

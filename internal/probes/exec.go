@@ -37,9 +37,11 @@ func watchExec(k *kernel) (*execWatch, error) {
 
 // attachExec reports every execve of the node, through both rings.
 func (k *kernel) attachExec() (link.Link, error) {
-	return link.AttachRawTracepoint(link.RawTracepointOptions{
-		Name: "sched_process_exec", Program: k.collection.Programs["process_exec"],
-	})
+	program, err := k.programs.get("process_exec")
+	if err != nil {
+		return nil, err
+	}
+	return link.AttachRawTracepoint(link.RawTracepointOptions{Name: "sched_process_exec", Program: program})
 }
 
 // run passes on what it hears until ctx is done. What finds no room is left to the scan.

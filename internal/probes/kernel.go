@@ -3,6 +3,7 @@ package probes
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -11,9 +12,10 @@ import (
 	"github.com/plainframework/agent/bpf"
 )
 
-// kernel is the BPF side, loaded once for all targets.
+// kernel is the BPF side, once for all targets.
 type kernel struct {
-	collection *ebpf.Collection
+	collection *ebpf.Collection // the maps
+	programs   *programs
 	tables     sync.Mutex // held while entries of live or dead processes are freed
 	mode       attachMode
 	least      capabilitySet // of this process, what the agent needs from now on
@@ -25,7 +27,7 @@ type kernel struct {
 	offsets     func() (kernelOffsets, error) // reads them once
 }
 
-// loadKernel loads programs and maps. The caller closes it.
+// loadKernel makes the maps, and whatever loads programs. The caller closes it.
 func loadKernel(o Options) (*kernel, error) {
 	k := &kernel{mode: o.mode}
 	if err := k.allowed(); err != nil {
@@ -33,6 +35,32 @@ func loadKernel(o Options) (*kernel, error) {
 	}
 	k.offsets = sync.OnceValues(readKernelOffsets)
 	go k.offsets()
+	spec, err := specification(o, k.mode)
+	if err != nil {
+		return nil, err
+	}
+	pinned, err := o.State.maps(spec)
+	if err != nil {
+		return nil, err
+	}
+	defer closeMaps(pinned)
+	// With a small program: whether the kernel takes any shows at once.
+	const first = "process_exec"
+	k.collection, err = ebpf.NewCollectionWithOptions(only(spec, first), ebpf.CollectionOptions{MapReplacements: pinned})
+	if err != nil {
+		return nil, loadError(err)
+	}
+	k.programs = newPrograms(func() (*ebpf.CollectionSpec, error) { return specification(o, k.mode) }, maps.Clone(k.collection.Maps))
+	k.programs.done(first, k.collection.DetachProgram(first), nil)
+	if err := k.countUnknown(); err != nil {
+		k.Close()
+		return nil, err
+	}
+	return k, nil
+}
+
+// specification is the embedded object, as it is to be loaded.
+func specification(o Options, mode attachMode) (*ebpf.CollectionSpec, error) {
 	spec, err := bpf.LoadAgent()
 	if err != nil {
 		return nil, fmt.Errorf("read the embedded BPF object: %w", err)
@@ -42,23 +70,7 @@ func loadKernel(o Options) (*kernel, error) {
 	if err := sizeTables(spec, o.MaxOpenSpans); err != nil {
 		return nil, err
 	}
-	if err := k.mode.prepare(spec); err != nil {
-		return nil, err
-	}
-	maps, err := o.State.maps(spec)
-	if err != nil {
-		return nil, err
-	}
-	defer closeMaps(maps)
-	k.collection, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
-	if err != nil {
-		return nil, loadError(err)
-	}
-	if err := k.countUnknown(); err != nil {
-		k.Close()
-		return nil, err
-	}
-	return k, nil
+	return spec, mode.prepare(spec)
 }
 
 // tableWays is TABLE_WAYS of bpf/maps.h.
@@ -81,6 +93,9 @@ func sizeTables(spec *ebpf.CollectionSpec, open int) error {
 
 func (k *kernel) Close() {
 	_ = k.propagation.Close() // what it has are descriptors
+	if k.programs != nil {
+		k.programs.close()
+	}
 	k.collection.Close()
 }
 

@@ -108,7 +108,10 @@ func attachEach(t *testing.T, a *Agent) int {
 		t.Fatal(err)
 	}
 	site := planned{offsets: b.plan[0].offsets[:1], cookies: b.plan[0].cookies[:1]}
-	for name, p := range a.kernel.collection.Programs {
+	if err := a.kernel.programs.loadAll(); err != nil {
+		t.Fatal(err)
+	}
+	for name, p := range a.kernel.programs.all() {
 		if p.Type() != ebpf.Kprobe {
 			continue
 		}
@@ -121,5 +124,5 @@ func attachEach(t *testing.T, a *Agent) int {
 			t.Errorf("detach %s: %v", name, err)
 		}
 	}
-	return len(a.kernel.collection.Programs)
+	return len(a.kernel.programs.all())
 }

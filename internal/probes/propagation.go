@@ -88,9 +88,11 @@ func (p *propagation) start(k *kernel, o Propagation) error {
 	}
 	// Uprobes are attached with the rest, and their layouts stored.
 	for _, name := range []string{"propagate_request", "propagate_dial"} {
-		if k.collection.Programs[name], err = collection.Programs[name].Clone(); err != nil {
+		program, err := collection.Programs[name].Clone()
+		if err != nil {
 			return err
 		}
+		k.programs.done(name, program, nil)
 	}
 	k.collection.Maps["propagate_layouts"], err = p.maps["propagate_layouts"].Clone()
 	return err
