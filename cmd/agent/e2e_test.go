@@ -76,6 +76,7 @@ func TestE2E(t *testing.T) {
 	t.Run("logs of others", e.testRealLogs)
 	t.Run("metrics", e.testMetrics)
 	t.Run("crash", e.testCrash)
+	t.Run("secrets", e.testSecrets)
 	t.Run("second", e.testSecondAgent)
 	t.Run("reload", e.testReload)
 	t.Run("routers", e.testRouters)

@@ -44,7 +44,7 @@ func runWrk(t *testing.T, url string, d time.Duration) (l wrkLoad) {
 	if err := os.WriteFile(script, []byte(wrkResult), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.CommandContext(t.Context(), "wrk", "-t1", fmt.Sprint("-c", wrkConnections), fmt.Sprintf("-d%.0fs", d.Seconds()), "-s", script, url).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "wrk", "--timeout", "60s", "-t1", fmt.Sprint("-c", wrkConnections), fmt.Sprintf("-d%.0fs", d.Seconds()), "-s", script, url).CombinedOutput()
 	_, line, ok := strings.Cut(string(out), "\nRESULT ")
 	if err != nil || !ok || json.Unmarshal([]byte(line), &l) != nil || l.Failed > 0 || l.Requests == 0 {
 		t.Fatalf("wrk: %v\n%s", err, out)

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"log/slog"
 	"math/big"
 	"net"
@@ -188,5 +189,21 @@ func TestTokenFileIsReadAgain(t *testing.T) {
 		if strings.Contains(log.String(), token) {
 			t.Errorf("%s is in the log: %s", token, log)
 		}
+	}
+}
+
+// TestSecretsAreTakenOut: whatever an endpoint or a proxy repeats in its answer.
+func TestSecretsAreTakenOut(t *testing.T) {
+	e := config.Default().Export
+	e.Token = "the-token"
+	e.Headers = map[string]config.Secret{"X-Key": "the-key"}
+	e.Proxy.HTTPS = "http://me:p%40ss@proxy:1"
+	c := newCredentials(e, &complaints{logger: slog.New(slog.DiscardHandler)})
+	for i := range 100 {
+		c.use(config.Secret(fmt.Sprintf("token-%03d", i)))
+	}
+	got := c.redact("the-key p@ss p%40ss bWU6cEBzcw== token-099 token-098")
+	if want := strings.TrimSpace(strings.Repeat("[redacted] ", 6)); got != want {
+		t.Errorf("%q", got)
 	}
 }

@@ -1,8 +1,11 @@
 package export
 
 import (
+	"encoding/base64"
 	"net/http"
+	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,7 +26,8 @@ type credentials struct {
 
 	mu      sync.Mutex
 	headers http.Header
-	secrets []string // that must not be seen in a text
+	fixed   []string // what must not be seen in a text, of headers and proxies
+	tokens  []string // and of all tokens so far
 	scrub   *strings.Replacer
 	checked time.Time
 	seen    fileState
@@ -40,8 +44,9 @@ func newCredentials(e config.Export, say *complaints) *credentials {
 	c := &credentials{say: say, headers: make(http.Header)}
 	for name, value := range e.Headers {
 		c.headers.Set(name, value.Reveal())
-		c.secrets = append(c.secrets, value.Reveal())
+		c.fixed = append(c.fixed, value.Reveal())
 	}
+	c.fixed = append(append(c.fixed, passwordsOf(e.Proxy.HTTP)...), passwordsOf(e.Proxy.HTTPS)...)
 	if e.TokenFromFile {
 		c.file = e.TokenFile // looked at once more before the first request: it may have changed since
 	}
@@ -51,18 +56,30 @@ func newCredentials(e config.Export, say *complaints) *credentials {
 	return c
 }
 
+// passwordsOf is what a proxy may repeat of the credentials in its URL, in each way that
+// they are written: as they are, as the URL has them, as the header that it gets has them.
+func passwordsOf(proxy config.Secret) []string {
+	u, err := url.Parse(proxy.Reveal())
+	if err != nil || u.User == nil {
+		return nil
+	}
+	password, _ := u.User.Password()
+	_, escaped, _ := strings.Cut(u.User.String(), ":")
+	return []string{base64.StdEncoding.EncodeToString([]byte(u.User.Username() + ":" + password)), escaped, password}
+}
+
 // use makes a token the one to send. The caller holds mu, or is alone.
 func (c *credentials) use(token config.Secret) {
 	if token != "" {
 		c.headers.Set("Authorization", "Bearer "+token.Reveal())
-		c.secrets = append(c.secrets, token.Reveal())
+		c.tokens = append(c.tokens, token.Reveal())
 	}
-	const maxSecrets = 64
-	if n := len(c.secrets); n > maxSecrets {
-		c.secrets = c.secrets[n-maxSecrets:]
+	const maxTokens = 64
+	if n := len(c.tokens); n > maxTokens {
+		c.tokens = c.tokens[n-maxTokens:]
 	}
 	var pairs []string
-	for _, s := range c.secrets {
+	for _, s := range append(slices.Clone(c.fixed), c.tokens...) {
 		if s != "" {
 			pairs = append(pairs, s, "[redacted]")
 		}
