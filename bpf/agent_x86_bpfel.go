@@ -663,9 +663,8 @@ const (
 	AgentPropagateCounterPROPAGATE_UNREADABLE  AgentPropagateCounter = 5
 	AgentPropagateCounterPROPAGATE_NEW         AgentPropagateCounter = 6
 	AgentPropagateCounterPROPAGATE_UNFIT       AgentPropagateCounter = 7
-	AgentPropagateCounterPROPAGATE_NO_ROOM     AgentPropagateCounter = 8
-	AgentPropagateCounterPROPAGATE_FAILED      AgentPropagateCounter = 9
-	AgentPropagateCounterPROPAGATE_COUNTERS    AgentPropagateCounter = 10
+	AgentPropagateCounterPROPAGATE_FAILED      AgentPropagateCounter = 8
+	AgentPropagateCounterPROPAGATE_COUNTERS    AgentPropagateCounter = 9
 )
 
 type AgentPropagateEvent struct {
@@ -690,13 +689,9 @@ type AgentPropagateLayout struct {
 	RequestHeader uint32
 	TreqRequest   uint32
 	Conn          uint32
-	ConnWriter    uint32
 	ConnProxy     uint32
 	ConnScheme    uint32
 	ConnAddr      uint32
-	WriterBuf     uint32
-	WriterN       uint32
-	WriterErr     uint32
 }
 
 type AgentPropagateName struct {
@@ -714,7 +709,6 @@ type AgentPropagateNetwork struct {
 type AgentPropagateNote struct {
 	_      structs.HostLayout
 	Client AgentJoin
-	Writer uint64
 	Text   [72]uint8
 }
 
@@ -733,14 +727,6 @@ const (
 	AgentPropagateStatePROPAGATE_HTTP  AgentPropagateState = 1
 	AgentPropagateStatePROPAGATE_OTHER AgentPropagateState = 2
 	AgentPropagateStatePROPAGATE_ASKED AgentPropagateState = 3
-)
-
-type AgentPropagateWay uint32
-
-const (
-	AgentPropagateWayPROPAGATE_OFF     AgentPropagateWay = 0
-	AgentPropagateWayPROPAGATE_MESSAGE AgentPropagateWay = 1
-	AgentPropagateWayPROPAGATE_WRITE   AgentPropagateWay = 2
 )
 
 type AgentRecordHeader struct {
@@ -1171,7 +1157,6 @@ const (
 	AgentProgSqlEnd                  = "sql_end"
 	AgentProgStderrWrite             = "stderr_write"
 	AgentVarJoinsUsed                = "joins_used"
-	AgentVarPropagateBy              = "propagate_by"
 	AgentVarPropagateDotless         = "propagate_dotless"
 	AgentVarPropagateQueued          = "propagate_queued"
 	AgentVarPropagateTgid            = "propagate_tgid"
@@ -1242,7 +1227,6 @@ const (
 	AgentVarReferToPropagateNote     = "refer_to_propagate_note"
 	AgentVarReferToPropagateSocket   = "refer_to_propagate_socket"
 	AgentVarReferToPropagateState    = "refer_to_propagate_state"
-	AgentVarReferToPropagateWay      = "refer_to_propagate_way"
 	AgentVarReferToRecordHeader      = "refer_to_record_header"
 	AgentVarReferToRecordKind        = "refer_to_record_kind"
 	AgentVarReferToRemoteLimited     = "refer_to_remote_limited"
@@ -1404,7 +1388,6 @@ type AgentMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type AgentVariableSpecs struct {
 	JoinsUsed                *ebpf.VariableSpec `ebpf:"joins_used"`
-	PropagateBy              *ebpf.VariableSpec `ebpf:"propagate_by"`
 	PropagateDotless         *ebpf.VariableSpec `ebpf:"propagate_dotless"`
 	PropagateQueued          *ebpf.VariableSpec `ebpf:"propagate_queued"`
 	PropagateTgid            *ebpf.VariableSpec `ebpf:"propagate_tgid"`
@@ -1475,7 +1458,6 @@ type AgentVariableSpecs struct {
 	ReferToPropagateNote     *ebpf.VariableSpec `ebpf:"refer_to_propagate_note"`
 	ReferToPropagateSocket   *ebpf.VariableSpec `ebpf:"refer_to_propagate_socket"`
 	ReferToPropagateState    *ebpf.VariableSpec `ebpf:"refer_to_propagate_state"`
-	ReferToPropagateWay      *ebpf.VariableSpec `ebpf:"refer_to_propagate_way"`
 	ReferToRecordHeader      *ebpf.VariableSpec `ebpf:"refer_to_record_header"`
 	ReferToRecordKind        *ebpf.VariableSpec `ebpf:"refer_to_record_kind"`
 	ReferToRemoteLimited     *ebpf.VariableSpec `ebpf:"refer_to_remote_limited"`
@@ -1624,7 +1606,6 @@ func (m *AgentMaps) Close() error {
 // It can be passed to LoadAgentObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AgentVariables struct {
 	JoinsUsed                *ebpf.Variable `ebpf:"joins_used"`
-	PropagateBy              *ebpf.Variable `ebpf:"propagate_by"`
 	PropagateDotless         *ebpf.Variable `ebpf:"propagate_dotless"`
 	PropagateQueued          *ebpf.Variable `ebpf:"propagate_queued"`
 	PropagateTgid            *ebpf.Variable `ebpf:"propagate_tgid"`
@@ -1695,7 +1676,6 @@ type AgentVariables struct {
 	ReferToPropagateNote     *ebpf.Variable `ebpf:"refer_to_propagate_note"`
 	ReferToPropagateSocket   *ebpf.Variable `ebpf:"refer_to_propagate_socket"`
 	ReferToPropagateState    *ebpf.Variable `ebpf:"refer_to_propagate_state"`
-	ReferToPropagateWay      *ebpf.Variable `ebpf:"refer_to_propagate_way"`
 	ReferToRecordHeader      *ebpf.Variable `ebpf:"refer_to_record_header"`
 	ReferToRecordKind        *ebpf.Variable `ebpf:"refer_to_record_kind"`
 	ReferToRemoteLimited     *ebpf.Variable `ebpf:"refer_to_remote_limited"`

@@ -7,14 +7,6 @@
  *
  *   propagate_request  (*persistConn).roundTrip: the request has a connection, and the
  *                      span is open. Decides whether a header may be added, and notes it.
- *
- * One of two ways takes the note up. Where the kernel allows to write to a process:
- *
- *   propagate_write    in (*Request).write, where the app's headers are about to be
- *                      written: puts it into the buffer, if that has room.
- *
- * Where it does not, and the connection is not encrypted:
- *
  *   propagate_dial     (*Transport).dialConn: this process has clients of HTTP
  *   propagate_connect  a socket of such a process is connected, to whom ids may be told:
  *                      what is sent there passes propagate_send from now on
@@ -114,14 +106,6 @@ static __always_inline struct propagate_layout *propagate_layout(const struct pr
 	return bpf_map_lookup_elem(&propagate_layouts, &p->binary);
 }
 
-/* By the buffer that a connection is written through. */
-static __always_inline u64 propagate_writer_key(u64 writer, u32 tgid)
-{
-	u64 key = (writer ^ (u64)tgid << 40) * 0x9e3779b97f4a7c15ULL;
-
-	return key ^ key >> 32;
-}
-
 /* The connection is unknown: asks user space, once. */
 static __always_inline void propagate_ask(const struct conn_ends *ends, u64 key, u32 tgid)
 {
@@ -147,7 +131,7 @@ static __always_inline bool propagate_allowed(const struct propagate_layout *l, 
 		propagate_count(PROPAGATE_NOT_ALLOWED);
 		return false;
 	}
-	if (propagate_by == PROPAGATE_MESSAGE && go_string(pc + l->conn_scheme).len != 4) {
+	if (go_string(pc + l->conn_scheme).len != 4) {
 		propagate_count(PROPAGATE_TLS);
 		return false;
 	}
@@ -190,17 +174,12 @@ int propagate_request(struct pt_regs *ctx)
 		return 0;
 	}
 	key = propagate_key(&note->client.ends, p.tgid);
-	if (propagate_by == PROPAGATE_WRITE) {
-		note->writer = go_word(pc + l->conn_writer);
-		key = propagate_writer_key(note->writer, p.tgid);
-	}
 	/* Whatever an earlier request has left. */
 	bpf_map_delete_elem(&propagate_notes, &key);
 	if (!may_add || !propagate_allowed(l, pc, &note->client.ends.remote,
 					   g->scratch + PROPAGATE_HOST_AT))
 		return 0;
-	if (propagate_by == PROPAGATE_MESSAGE)
-		propagate_ask(&note->client.ends, key, p.tgid);
+	propagate_ask(&note->client.ends, key, p.tgid);
 	note->client.goroutine = p.goroutine;
 	note->client.span_id = f->span_id;
 	note->client.tgid = p.tgid;

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
 /*
- * propagate.h: what the two ways to put a traceparent into a request have in common: whom
- * a request may tell an id, and the note that propagate_request leaves for the program
- * that writes it. Loaded only where propagation is asked for.
+ * propagate.h: whom a request may tell its trace, and the header that does. Loaded only
+ * where propagation is asked for.
  */
 #ifndef AGENT_PROPAGATE_H
 #define AGENT_PROPAGATE_H
@@ -10,15 +9,7 @@
 #include "nethttp.h"
 #include "join.h"
 
-/* How headers get into requests. */
-enum propagate_way {
-	PROPAGATE_OFF,
-	PROPAGATE_MESSAGE, /* sk_msg: into what is about to be sent */
-	PROPAGATE_WRITE, /* bpf_probe_write_user: into the buffer of the client */
-};
-
 /* Set by user space before loading. */
-const volatile u32 propagate_by = PROPAGATE_OFF; /* enum propagate_way */
 const volatile u32 propagate_dotless = 0; /* hosts without a dot may be told */
 const volatile u32 propagate_tgid = 0; /* offset in task_struct */
 const volatile u32 propagate_queued = 0; /* of sk_wmem_queued in struct sock */
@@ -33,7 +24,6 @@ enum propagate_counter {
 	PROPAGATE_UNREADABLE, /* the request's header, or its connection */
 	PROPAGATE_NEW, /* the first request on a connection that was not known yet */
 	PROPAGATE_UNFIT, /* what was sent did not begin as expected, or was not alone on its way */
-	PROPAGATE_NO_ROOM, /* in the buffer */
 	PROPAGATE_FAILED, /* the kernel refused */
 	PROPAGATE_COUNTERS,
 };
@@ -42,13 +32,9 @@ struct propagate_layout {
 	u32 request_header;
 	u32 treq_request; /* of transportRequest */
 	u32 conn; /* of persistConn */
-	u32 conn_writer; /* bw */
 	u32 conn_proxy; /* cacheKey.proxy, .scheme, .addr */
 	u32 conn_scheme;
 	u32 conn_addr;
-	u32 writer_buf; /* of bufio.Writer */
-	u32 writer_n;
-	u32 writer_err;
 };
 
 /* "traceparent: " version-trace-span-flags CR LF */
@@ -58,7 +44,6 @@ struct propagate_layout {
 /* The header of a request that is about to be written. */
 struct propagate_note {
 	struct join client; /* whose span is open as long as this counts */
-	u64 writer; /* PROPAGATE_WRITE: the buffer that it is written to */
 	u8 text[PROPAGATE_LEN + 2];
 };
 

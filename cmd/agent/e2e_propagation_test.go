@@ -42,7 +42,7 @@ func startPropagating(t *testing.T, e *e2e) *propagating {
 	p.receiver = startCmd(t, "receiver", exec.Command(p.path, "receive", "-listen", "0.0.0.0:0"))
 	p.port = portOf(t, listening(t, p.receiver))
 	// The garbage collector checks its marks: memory that is not what it was shows.
-	p.sender, p.control = p.send(t, "127.0.0.1")
+	p.sender, p.control = p.send(t, "127.0.0.1", "")
 	// Connections from before the agent.
 	p.run(t, p.control, "from=900000&to=900004&kind=0")
 	p.watcher = e.launchAgent(t, []string{"PLAIN_CLOUD_PROPAGATE=headers"}, "--exe", p.path)
@@ -50,10 +50,14 @@ func startPropagating(t *testing.T, e *e2e) *propagating {
 	return p
 }
 
-// send starts a sender that calls the receiver at an address.
-func (p *propagating) send(t *testing.T, address string) (*proc, string) {
+// send starts a sender that calls the receiver by the name of a host, which it connects to
+// at an address if one is given.
+func (p *propagating) send(t *testing.T, host, address string) (*proc, string) {
 	t.Helper()
-	sender := startProc(t, "sender", []string{"GODEBUG=gccheckmark=1"}, p.path, "send", "-to", "http://"+address+":"+p.port)
+	if address != "" {
+		address += ":" + p.port
+	}
+	sender := startProc(t, "sender", []string{"GODEBUG=gccheckmark=1"}, p.path, "send", "-to", "http://"+host+":"+p.port, "-dial", address)
 	return sender, listening(t, sender)
 }
 
@@ -144,7 +148,10 @@ func (e *e2e) testPropagation(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = exec.Command("ip", "addr", "del", publicAddress+"/32", "dev", "lo").Run() })
 	p := startPropagating(t, e)
-	_, stranger := p.send(t, publicAddress)
+	_, stranger := p.send(t, publicAddress, "")
+	_, named := p.send(t, "example.com", publicAddress)
+	_, service := p.send(t, "receiver.Shop.svc", publicAddress)
+	_, dotless := p.send(t, "receiver", publicAddress)
 
 	const calls = 10_000
 	// The first call on a connection from before mostly has none.
@@ -153,6 +160,13 @@ func (e *e2e) testPropagation(t *testing.T) {
 	p.run(t, p.control, "from=800001&to=800002&kind=0")
 	p.run(t, p.control, fmt.Sprintf("from=0&to=%d&workers=16", calls))
 	p.run(t, stranger, "from=700000&to=700050&workers=2")
+	p.run(t, named, "from=600000&to=600010&kind=0")
+	for i, control := range []string{service, dotless} {
+		// A name is known only when the connection is there: from its second call on.
+		p.run(t, control, fmt.Sprintf("from=%d&to=%d&kind=0", 500_000+100*i, 500_001+100*i))
+		time.Sleep(time.Duration(*patience) * 200 * time.Millisecond)
+		p.run(t, control, fmt.Sprintf("from=%d&to=%d&kind=0", 500_001+100*i, 500_010+100*i))
+	}
 	p.unchanged(t)
 	status, _ := p.readStatus(t)
 	t.Logf("requests: %v", status.Probes.Propagation)
@@ -184,6 +198,16 @@ func (e *e2e) testPropagation(t *testing.T) {
 	}
 	if want := traceparentOf(spans[800001]); got[800001] != want {
 		t.Errorf("the second call on a connection from before has arrived with %q, want %q", got[800001], want)
+	}
+	for i := range 10 {
+		if tp, arrived := got[600_000+i]; !arrived || tp != "" {
+			t.Errorf("a call by the name of a stranger has arrived: %v, with %q", arrived, tp)
+		}
+		for _, first := range []int{500_000, 500_100} {
+			if want := traceparentOf(spans[first+i]); i > 0 && got[first+i] != want {
+				t.Errorf("call %d by the name of a service has arrived with %q, want %q", first+i, got[first+i], want)
+			}
+		}
 	}
 	for i := 700_000; i < 700_050; i++ {
 		if _, arrived := got[i]; !arrived || got[i] != "" && i%kindsOfCalls != kindOwn {

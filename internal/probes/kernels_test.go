@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"testing"
@@ -80,7 +81,12 @@ func TestKernel(t *testing.T) {
 		mode = attachCookies
 	}
 
-	a := startAgentOn(t, Options{PIDs: []int{s.pid}}, &sink{}, &lines{})
+	a := startAgentOn(t, Options{PIDs: []int{s.pid}, Propagation: Propagation{
+		Headers: true, Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Names: []string{"*.svc"},
+	}}, &sink{}, &lines{})
+	if reason := a.kernel.propagation.reason; reason != "" {
+		t.Errorf("requests get no traceparent: %s", reason)
+	}
 	if a.kernel.mode != mode {
 		t.Errorf("probes are attached by %s, expected %s", a.kernel.mode, mode)
 	}

@@ -40,18 +40,14 @@ var propagateHTTP = library{
 }
 
 func propagateLayout(l *layouts) any {
-	const conn, writer = "net/http.persistConn", "bufio.Writer"
+	const conn = "net/http.persistConn"
 	return &bpf.AgentPropagateLayout{
 		RequestHeader: l.offset("net/http.Request", "Header"),
 		TreqRequest:   l.offset("net/http.transportRequest", "Request"),
 		Conn:          l.offset(conn, "conn"),
-		ConnWriter:    l.offset(conn, "bw"),
 		ConnProxy:     l.offset(conn, "cacheKey.proxy"),
 		ConnScheme:    l.offset(conn, "cacheKey.scheme"),
 		ConnAddr:      l.offset(conn, "cacheKey.addr"),
-		WriterBuf:     l.offset(writer, "buf"),
-		WriterN:       l.offset(writer, "n"),
-		WriterErr:     l.offset(writer, "err"),
 	}
 }
 
@@ -73,7 +69,6 @@ var propagateCounts = [bpf.AgentPropagateCounterPROPAGATE_COUNTERS]string{
 	bpf.AgentPropagateCounterPROPAGATE_UNREADABLE:  "unreadable",
 	bpf.AgentPropagateCounterPROPAGATE_NEW:         "new_connection",
 	bpf.AgentPropagateCounterPROPAGATE_UNFIT:       "unfit",
-	bpf.AgentPropagateCounterPROPAGATE_NO_ROOM:     "no_room",
 	bpf.AgentPropagateCounterPROPAGATE_FAILED:      "failed",
 }
 
@@ -92,7 +87,7 @@ func (p *propagation) uncovered(b *gobin.Binary) (groups []GroupStatus) {
 		return groups
 	}
 	if has(b, httpRoundTrip) {
-		add("TLS", "what is sent is encrypted before the kernel sees it, and this kernel lets nobody write to a process")
+		add("TLS", "what is sent is encrypted before the kernel sees it")
 	}
 	for _, http2 := range []string{"net/http.(*http2ClientConn).", "net/http/internal/http2.(*ClientConn).", "golang.org/x/net/http2.(*ClientConn)."} {
 		if has(b, http2+"RoundTrip") || has(b, http2+"roundTrip") {

@@ -126,7 +126,6 @@ func (p *propagation) load(k *kernel, o Propagation) (*ebpf.Collection, error) {
 	}
 	for name, value := range map[string]any{
 		"table_buckets":     k.mapOf("goroutine_table").MaxEntries(),
-		"propagate_by":      uint32(bpf.AgentPropagateWayPROPAGATE_MESSAGE),
 		"propagate_dotless": boolNumber(o.Dotless),
 		"propagate_tgid":    offsets.taskTgid,
 		"propagate_queued":  offsets.sockQueued,

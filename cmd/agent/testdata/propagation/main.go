@@ -22,6 +22,7 @@ func main() {
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
 	listen := flags.String("listen", "127.0.0.1:0", "listen on `address`")
+	dial := flags.String("dial", "", "connect to this `address` instead of the URL's")
 	to := flags.String("to", "", "call the service at this `URL`")
 	_ = flags.Parse(os.Args[2:])
 	ln, err := net.Listen("tcp", *listen)
@@ -34,7 +35,7 @@ func main() {
 		tap := &tap{Listener: ln, streams: map[string][]*stream{}}
 		ln, handler = tap, newReceiver(tap)
 	case "send":
-		handler = newSender(*to)
+		handler = newSender(*to, *dial)
 	default:
 		log.Fatal("neither receive nor send")
 	}

@@ -71,7 +71,7 @@ func body(i, size int) []byte {
 
 const fileSize = 200_000
 
-func newSender(url string) http.Handler {
+func newSender(url, dial string) http.Handler {
 	s := &sender{url: url}
 	file, err := os.CreateTemp("", "propagation")
 	if err == nil {
@@ -87,6 +87,9 @@ func newSender(url string) http.Handler {
 	s.recorded = &http.Client{Transport: &http.Transport{
 		MaxIdleConnsPerHost: 64, ExpectContinueTimeout: time.Second,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if dial != "" {
+				address = dial
+			}
 			c, err := dialer.DialContext(ctx, network, address)
 			if err != nil {
 				return nil, err
