@@ -257,7 +257,7 @@ static __always_inline void sql_record(struct sql_record *r, const struct probe 
 static __always_inline void sql_text(struct sql_record *r, struct process *process, char *text,
 				     u64 len, u64 ptr)
 {
-	if (len && bpf_probe_read_user(text, len, (void *)ptr)) {
+	if (len && bpf_probe_read_user(text, at_most(len, SQL_LARGE_TEXT), (void *)ptr)) {
 		count_in(process, COUNT_BAD_READ, 1);
 		r->body.text_len = 0;
 	}
@@ -277,7 +277,7 @@ static __always_inline void sql_emit(const struct probe *p, struct goroutine *g,
 			goto full;
 		sql_record(&small->record, p, g, f, e);
 		/* sql_measure has just read it. */
-		if (len && bpf_probe_read_kernel(small->text, len, g->scratch))
+		if (len && bpf_probe_read_kernel(small->text, at_most(len, SQL_SMALL_TEXT), g->scratch))
 			small->record.body.text_len = 0;
 		record_submit(e->process, small);
 		return;

@@ -8,6 +8,14 @@
 
 #include "table.h"
 
+/* The smaller of two, for use at once as the size of a read: Linux 5.10 forgets what it
+ * knows of a number that has been on the stack in between. */
+static __always_inline u64 at_most(u64 n, u64 max)
+{
+	barrier_var(n);
+	return n > max ? max : n;
+}
+
 /* An attach cookie says which site of which binary fired:
  * binary (16 bits), flags (8 bits), address of the site as linked (40 bits). */
 #define COOKIE_STACK_CHECK (1ULL << 40) /* the site is the branch of the stack check */

@@ -92,9 +92,7 @@ static __always_inline struct series *series_of(const struct probe *p, struct pr
 	s->binary = p->binary;
 	s->id = random_id();
 	s->extra = extra;
-	if (n > SERIES_TEXT_MAX)
-		n = SERIES_TEXT_MAX;
-	if (n && !bpf_probe_read_kernel(s->text, n, text))
+	if (n && !bpf_probe_read_kernel(s->text, at_most(n, SERIES_TEXT_MAX), text))
 		s->text_len = text_len;
 	return s;
 }

@@ -84,8 +84,13 @@ func TestKernel(t *testing.T) {
 	a := startAgentOn(t, Options{PIDs: []int{s.pid}, Propagation: Propagation{
 		Headers: true, Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Names: []string{"*.svc"},
 	}}, &sink{}, &lines{})
-	if reason := a.kernel.propagation.reason; reason != "" {
-		t.Errorf("requests get no traceparent: %s", reason)
+	// One of its programs is too large for the verifiers of Linux 5.10 and 6.1, which look at
+	// more ways through it than that of 6.12.
+	reason := a.kernel.propagation.reason
+	if propagates := major > 6 || major == 6 && minor >= 12; propagates != (reason == "") {
+		t.Errorf("requests get a traceparent on Linux %s: %v, expected %v: %s", release, !propagates, propagates, reason)
+	} else if !propagates {
+		lacks = append(lacks, "room for the programs of header propagation")
 	}
 	if a.kernel.mode != mode {
 		t.Errorf("probes are attached by %s, expected %s", a.kernel.mode, mode)

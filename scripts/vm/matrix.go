@@ -27,7 +27,7 @@ func rows() []row {
 				kernels: regexp.MustCompile(`^linux-image-` + regexp.QuoteMeta(series) + `\..*-cloud-` + arch + `$`),
 			})
 		}
-		image("5.10", false) // propagate_request and sql_end are refused there; to be part of the slice again
+		image("5.10", false)
 		image("6.1", false)
 		image("6.12", arch == "arm64")
 		all = append(all, row{
