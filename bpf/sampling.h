@@ -6,7 +6,7 @@
 #ifndef AGENT_SAMPLING_H
 #define AGENT_SAMPLING_H
 
-#include "goroutine.h"
+#include "context.h"
 
 static __always_inline u64 random_u64(void)
 {

@@ -2,7 +2,7 @@
 /*
  * span.h: the life of a span in the kernel. A library's program calls
  *
- *   probe_begin, probe_enter  who fired: process, binary, goroutine (goroutine.h); the former
+ *   probe_begin, probe_enter  who fired: process, binary, goroutine (probe.h); the former
  *                             where a span begins
  *   span_push                 a server span on a new goroutine entry, or
  *   span_begin_child          a client span below what the goroutine or its context has open

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
+/*
+ * probe.h: who fired: binary, process, goroutine; and what is counted of that process.
+ */
+#ifndef AGENT_PROBE_H
+#define AGENT_PROBE_H
+
+#include "maps.h"
+
+/* The smaller of two, for use at once as the size of a read: Linux 5.10 forgets what it
+ * knows of a number that has been on the stack in between. */
+static __always_inline u64 at_most(u64 n, u64 max)
+{
+	barrier_var(n);
+	return n > max ? max : n;
+}
+
+/* An attach cookie says which site of which binary fired:
+ * binary (16 bits), flags (8 bits), address of the site as linked (40 bits). */
+#define COOKIE_STACK_CHECK (1ULL << 40) /* the site is the branch of the stack check */
+#define COOKIE_ADDRESS ((1ULL << 40) - 1)
+#define COOKIE_VARIANT(cookie) (((cookie) >> 44) & 0xf)
+
+struct probe {
+	u64 bias;
+	u64 goroutine;
+	u32 tgid;
+	u32 binary;
+	u32 variant; /* tells sites of one program apart */
+	u32 pad;
+};
+
+static const struct process no_process;
+
+static __always_inline void count_in(struct process *process, enum counter c, u64 n)
+{
+	if (process && n)
+		__sync_fetch_and_add(&process->counters[c], n);
+}
+
+/* A bias that no process has: it has called execve, and user space has not looked at what
+ * it runs now. */
+#define BIAS_STALE (1ULL << 63)
+
+/* The cookie of the site that fired; false without cookies in a process that user space
+ * does not know yet. What it runs, and where it was loaded, cannot be told. */
+static __always_inline bool probe_cookie(struct pt_regs *ctx, u64 *cookie)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct site_key key = {};
+	struct process *process;
+	u64 *found;
+
+	if (!without_cookies) {
+		*cookie = bpf_get_attach_cookie(ctx);
+		return true;
+	}
+	process = bpf_map_lookup_elem(&processes, &tgid);
+	if (!process)
+		return false;
+	key.address = GO_IP(ctx) - process->bias;
+	key.binary = process->binary;
+	found = bpf_map_lookup_elem(&sites, &key);
+	if (!found)
+		return false;
+	*cookie = *found;
+	return true;
+}
+
+static __always_inline bool probe_from(struct pt_regs *ctx, struct probe *p, bool begins)
+{
+	u32 nobody = 0;
+	u64 cookie = 0;
+
+	if (!probe_cookie(ctx, &cookie)) {
+		if (begins)
+			count_in(bpf_map_lookup_elem(&processes, &nobody),
+				 COUNT_LOST_UNKNOWN_PROCESS, 1);
+		return false;
+	}
+	if ((cookie & COOKIE_STACK_CHECK) && GO_STACK_CHECK_TAKEN(ctx))
+		return false;
+	p->tgid = bpf_get_current_pid_tgid() >> 32;
+	p->binary = cookie >> 48;
+	p->variant = COOKIE_VARIANT(cookie);
+	p->bias = GO_IP(ctx) - (cookie & COOKIE_ADDRESS);
+	p->goroutine = GO_G(ctx);
+	p->pad = 0;
+	return true;
+}
+
+/* False when the function has not begun: its stack grows, and it starts again. */
+static __always_inline bool probe_enter(struct pt_regs *ctx, struct probe *p)
+{
+	return probe_from(ctx, p, false);
+}
+
+/* The same for programs that begin spans: what begins in an unknown process is counted. */
+static __always_inline bool probe_begin(struct pt_regs *ctx, struct probe *p)
+{
+	return probe_from(ctx, p, true);
+}
+
+static __always_inline struct process *process_of(const struct probe *p)
+{
+	struct process *process = bpf_map_lookup_elem(&processes, &p->tgid);
+
+	if (process)
+		return process;
+	/* A process of a probed binary that user space has not found yet. */
+	bpf_map_update_elem(&processes, &p->tgid, &no_process, BPF_NOEXIST);
+	process = bpf_map_lookup_elem(&processes, &p->tgid);
+	if (process) {
+		process->binary = p->binary;
+		process->bias = p->bias;
+	}
+	return process;
+}
+
+/* For what happens rarely: looks the process up. */
+static __always_inline void count(const struct probe *p, enum counter c, u64 n)
+{
+	if (n)
+		count_in(process_of(p), c, n);
+}
+
+static __always_inline struct runtime_layout *runtime_layout(const struct probe *p)
+{
+	return bpf_map_lookup_elem(&runtime_layouts, &p->binary);
+}
+
+/* Makes p speak of the goroutine that brings the process down. The runtime's last acts
+ * run on the system stack, on behalf of the goroutine that the thread was running. */
+static __always_inline void probe_crashed(struct probe *p, const struct runtime_layout *rt)
+{
+	u64 m = rt->g_m ? go_word(p->goroutine + rt->g_m) : 0;
+	u64 curg = m ? go_word(m + rt->m_curg) : 0;
+
+	if (curg)
+		p->goroutine = curg;
+}
+
+#endif
