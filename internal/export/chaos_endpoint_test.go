@@ -58,7 +58,7 @@ func (e *chaosEndpoint) RoundTrip(r *http.Request) (*http.Response, error) {
 		for _, ss := range rs.ScopeSpans {
 			for _, s := range ss.Spans {
 				n, err := strconv.Atoi(strings.TrimPrefix(s.Name, "s"))
-				if err != nil || n < 0 || n >= len(e.answered) {
+				if err != nil || n < 0 || n >= e.expected() {
 					return nil, fmt.Errorf("nobody has sent span %q", s.Name)
 				}
 				numbers = append(numbers, n)
@@ -106,6 +106,13 @@ func (e *chaosEndpoint) expect(n int) {
 	defer e.mu.Unlock()
 	e.answered = append(e.answered, make([]uint8, n-len(e.answered))...)
 	e.taken = append(e.taken, make([]uint8, n-len(e.taken))...)
+}
+
+// expected is how many spans have been sent, or are about to be.
+func (e *chaosEndpoint) expected() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.answered)
 }
 
 func (e *chaosEndpoint) take(numbers []int, fresh bool) (int, error) {
