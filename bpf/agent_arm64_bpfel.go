@@ -204,33 +204,30 @@ type AgentGoString struct {
 }
 
 type AgentGoroutine struct {
-	_              structs.HostLayout
-	Goid           uint64
-	TraceId        [2]uint64
-	Context        uint64
-	RequestContext uint64
-	Owner          uint64
-	RootId         uint64
-	RouteAt        uint64
-	Depth          uint32
-	Sampled        uint32
-	Tracestate     uint32
-	RouteLen       uint32
-	Random         uint32
-	StashMissed    uint32
-	BackedOff      uint32
-	RemoteLimited  uint32
-	RouteDepth     uint32
-	MayPark        uint32
-	Parks          uint32
-	Stashes        uint32
-	StashClaims    [8]uint32
-	Frames         [4]AgentFrame
-	Stash          [8]AgentStashed
-	Headers        AgentHeaderValues
-	Map            AgentMapHeader
-	Route          [128]int8
-	Scratch        [512]uint8
+	_             structs.HostLayout
+	Goid          uint64
+	TraceId       [2]uint64
+	Context       uint64
+	Owner         uint64
+	RootId        uint64
+	RouteAt       uint64
+	Depth         uint32
+	Sampled       uint32
+	Tracestate    uint32
+	RouteLen      uint32
+	Random        uint32
+	StashMissed   uint32
+	BackedOff     uint32
+	RemoteLimited uint32
+	RouteDepth    uint32
+	Stashes       uint32
+	StashClaims   [8]uint32
+	Frames        [4]AgentFrame
+	Stash         [8]AgentStashed
+	Headers       AgentHeaderValues
+	Map           AgentMapHeader
+	Route         [128]int8
+	Scratch       [512]uint8
 }
 
 type AgentGoroutineKey struct {
@@ -620,10 +617,8 @@ type AgentNethttpLayout struct {
 	RouteOther          uint32
 	RouteMissing        uint32
 	RequestInline       uint32
-	CtxConnection       uint32
 	ResponseStream      uint32
 	StreamId            uint32
-	Pad                 uint32
 }
 
 type AgentPanicked struct {

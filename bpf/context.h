@@ -14,30 +14,12 @@
 static __always_inline void context_register(const struct probe *p, struct goroutine *g,
 					     u64 context)
 {
-	u64 taken;
-
 	if (!context)
 		return;
-	taken = context_claim(context, p->goroutine, p->tgid);
-	if (!taken) {
+	if (context_claim(context, p->goroutine, p->tgid))
+		g->context = context;
+	else
 		count(p, COUNT_CONTEXTS_FULL, 1);
-		return;
-	}
-	g->context = context;
-	g->parks = g->request_context && g->may_park && table_may_park(context, p->tgid, taken);
-}
-
-/* The same for a request of a connection, whose context all its requests have as their
- * parent: that stays registered, and with it the goroutine's entry, so that the next
- * request finds both. The request's own says which of them a child belongs to. */
-static __always_inline void context_register_request(const struct probe *p, struct goroutine *g,
-						     u64 request, u64 connection)
-{
-	if (g->context && (!connection || g->context != connection))
-		context_forget(p, g);
-	g->request_context = connection ? request : 0;
-	if (!g->context)
-		context_register(p, g, connection ? connection : request);
 }
 
 /* Numbers of trace.SpanKind. */
@@ -86,24 +68,13 @@ static __always_inline u64 sdk_found(u64 bias, u32 tgid, u32 binary, u64 value)
 	return SDK_FOUND | kind << 48 | SDK_ADDRESS(any.data + info->offset);
 }
 
-/* The g that holds what a context, come upon by way of child, was registered for; 0 if there
- * is none. Of a connection's only the child counts that is the request's: others may be
- * left from a request before. Where nothing is open the connection may be gone, and the
- * memory be any other context. A global function, as those above. */
-__noinline u64 context_holder(u64 context, u64 child, u32 tgid)
+/* The g that a context was registered by, 0 if it was not. A global function, as those of
+ * goroutine.h. */
+__noinline u64 context_holder(u64 context, u32 tgid)
 {
-	struct table_entry *e = table_find(&context_table, context, tgid), *holder;
-	struct goroutine *g;
-	u64 address;
+	struct table_entry *e = table_find(&context_table, context, tgid);
 
-	if (!e)
-		return 0;
-	address = e->value;
-	holder = table_find(&goroutine_table, address, tgid);
-	g = holder ? goroutine_at(holder) : NULL;
-	if (!g || !g->depth || (g->request_context && g->request_context != child))
-		return 0;
-	return address;
+	return e ? e->value : 0;
 }
 
 /* Where the open spans are that a context.Context stems from; 0 if nowhere. Walks
@@ -114,7 +85,6 @@ __noinline u64 context_holder(u64 context, u64 child, u32 tgid)
  * program that calls it. */
 __noinline u64 context_walk(u64 bias, u64 tgid_binary, u64 itab, u64 data, u64 sdk)
 {
-	u64 child = 0;
 	u32 tgid = tgid_binary, binary = tgid_binary >> 32;
 	struct type_key type = { .type = go_type_of(itab, bias), .binary = binary };
 
@@ -125,7 +95,7 @@ __noinline u64 context_walk(u64 bias, u64 tgid_binary, u64 itab, u64 data, u64 s
 
 		if (!data || !type.type)
 			return 0;
-		found = context_holder(data, child, tgid);
+		found = context_holder(data, tgid);
 		if (found)
 			return found;
 		info = bpf_map_lookup_elem(&types, &type);
@@ -154,7 +124,6 @@ __noinline u64 context_walk(u64 bias, u64 tgid_binary, u64 itab, u64 data, u64 s
 		} else {
 			return 0;
 		}
-		child = data;
 		data = parent.data;
 		type.type = go_type_of(parent.tab, bias);
 	}

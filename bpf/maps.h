@@ -95,13 +95,11 @@ enum unwanted {
 	DROPPED_BY_RULE, /* a rule names the request */
 };
 
-/* The open spans of one goroutine, innermost last. All belong to one trace. One that
- * serves the requests of a connection keeps its entry between them, with a depth of 0. */
+/* The open spans of one goroutine, innermost last. All belong to one trace. */
 struct goroutine {
 	u64 goid; /* a g struct is used again for other goroutines */
 	u64 trace_id[2];
-	u64 context; /* registered in contexts: the server span's, or its connection's */
-	u64 request_context; /* the only child of context that counts; 0: context itself */
+	u64 context; /* registered in contexts by the server span */
 	u64 owner; /* g that holds the local root, 0: this one does */
 	u64 root_id; /* span_id of the local root */
 	u64 route_at; /* where in the target the route was; ROUTE_OF_ROUTER: not ServeMux's */
@@ -114,8 +112,6 @@ struct goroutine {
 	u32 backed_off; /* enum unwanted */
 	u32 remote_limited; /* enum remote_limited */
 	u32 route_depth; /* of the router's frame: how deep in the stack it is */
-	u32 may_park; /* its entry may stay: table_may_park */
-	u32 parks; /* that and its context's do, when its last span ends */
 	u32 stashes; /* one of stash_claims was taken */
 	u32 stash_claims[MAX_STASHED]; /* taken as in table.h: children may be elsewhere */
 	struct frame frames[MAX_FRAMES];

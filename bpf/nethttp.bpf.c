@@ -90,7 +90,7 @@ int nethttp_server_begin(struct pt_regs *ctx)
 	struct frame *f;
 	struct probe p;
 	struct go_string uri, host;
-	u64 context, connection = 0, url, parent_id;
+	u64 context, url, parent_id;
 
 	if (!probe_begin(ctx, &p))
 		return 0;
@@ -99,7 +99,13 @@ int nethttp_server_begin(struct pt_regs *ctx)
 		return 0;
 	l = b.layout;
 
-	g = goroutine_renew(&p, rt);
+	g = goroutine_here(&p);
+	if (g) {
+		/* A goroutine serves one request after the other. */
+		span_unwind(&p, g, 0);
+		goroutine_delete(&p, g);
+	}
+	g = goroutine_add(&p, rt);
 	if (!g) {
 		count(&p, COUNT_LOST_GOROUTINES_FULL, 1);
 		return 0;
@@ -123,9 +129,6 @@ int nethttp_server_begin(struct pt_regs *ctx)
 	if (!parent_id)
 		trace_new(g, rt);
 	nethttp_drop(g, uri);
-	if (b.server == HTTP_1 && l->ctx_connection)
-		connection = go_word(context + l->ctx_connection - 1 + 8);
-	context_register_request(&p, g, context, connection);
 	f = span_push(&p, g, RECORD_HTTP_SERVER, parent_id);
 	if (!f)
 		return 0;
@@ -133,6 +136,7 @@ int nethttp_server_begin(struct pt_regs *ctx)
 		f->flags |= SPAN_REMOTE_PARENT;
 	f->object[SERVER_RESPONSE] = b.response;
 	f->object[SERVER_WHICH] = b.server;
+	context_register(&p, g, context);
 	return 0;
 }
 

@@ -46,10 +46,8 @@ struct nethttp_layout {
 	u32 route_other; /* the pattern was on a copy of the request only */
 	u32 route_missing; /* no probe, no pattern, and not "not found" */
 	u32 request_inline; /* response_req is the request itself, not a pointer to it */
-	u32 ctx_connection; /* in a request's context, that of its connection, plus 1; 0: unknown */
 	u32 response_stream; /* of HTTP/2 */
 	u32 stream_id; /* 0: HTTP/1.x */
-	u32 pad;
 };
 
 /* Which server it is, and so which layout is its own. */

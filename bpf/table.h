@@ -8,9 +8,7 @@
  * looked at only if the first one has overflowed; where both are full the caller counts a
  * loss.
  *
- * Only the owner of an address adds, changes or removes its entry. An entry that will be
- * needed again soon may stay, in the first PARKED_WAYS of its first bucket: the others are
- * for what is open. A free way is taken
+ * Only the owner of an address adds, changes or removes its entry. A free way is taken
  * by adding one to claims: whoever then reads exactly 1 has it, the others take theirs
  * back and look further. This needs no fetching atomics, which Linux 5.10 lacks.
  */
@@ -18,8 +16,6 @@
 #define AGENT_TABLE_H
 
 #include "maps.h"
-
-#define PARKED_WAYS (TABLE_WAYS / 2)
 
 static __always_inline u32 table_hash(u64 address, u32 tgid, u32 choice)
 {
@@ -83,12 +79,6 @@ static __always_inline struct table_entry *table_claim(void *table, u64 address,
 		first = b;
 	}
 	return NULL;
-}
-
-/* Whether the entry of this index may stay while it stands for nothing. */
-static __always_inline bool table_may_park(u64 address, u32 tgid, u32 index)
-{
-	return index / TABLE_WAYS == table_hash(address, tgid, 0) && index % TABLE_WAYS < PARKED_WAYS;
 }
 
 static __always_inline void table_publish(struct table_entry *e, u64 address)

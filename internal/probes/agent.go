@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -72,6 +73,7 @@ type Agent struct {
 	options Options
 
 	attachTime time.Duration
+	loaded     atomic.Bool // all programs, or as many as are needed
 
 	closeOnce sync.Once
 	closeErr  error
@@ -190,6 +192,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	go func() { read <- a.reader.run(readCtx) }()
 
 	var following sync.WaitGroup
+	following.Go(a.loadRest)
 	following.Go(func() { a.targets.run(ctx) })
 	if a.exec != nil {
 		following.Go(func() { a.exec.run(ctx, a.targets.execs) })
@@ -242,8 +245,22 @@ func (a *Agent) Close() error {
 	return a.closeErr
 }
 
-// Ready tells whether every target found so far is attached or refused.
-func (a *Agent) Ready() bool { return a.targets.ready() }
+// loadRest loads what no binary has needed yet. A process that starts later is then attached
+// before its first request, which does not wait for the verifier. Where only processes are
+// named, none comes.
+func (a *Agent) loadRest() {
+	defer a.loaded.Store(true)
+	if len(a.options.Exes) == 0 && !a.options.Rules.Any() {
+		return
+	}
+	if err := a.kernel.programs.loadAll(); err != nil {
+		a.log.Warn("services with these libraries will not be covered", "error", err)
+	}
+}
+
+// Ready tells whether every target found so far is attached or refused, and the next one
+// will be at once.
+func (a *Agent) Ready() bool { return a.targets.ready() && a.loaded.Load() }
 
 // Status is a snapshot; it may be called at any time.
 func (a *Agent) Status() Status {

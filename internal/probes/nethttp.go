@@ -66,10 +66,6 @@ var netHTTP = library{
 			UrlRawPath:          l.offset("net/url.URL", "RawPath"),
 		}
 		layout.ConnRwc = l.optional(conn, "rwc")
-		// Its goroutine gives each request a context.WithCancel of the connection's.
-		if parent, err := l.field("context.cancelCtx", "Context"); err == nil {
-			layout.CtxConnection = parent + 1
-		}
 		layout.RequestPattern = patternOffset(l)
 		_, layout.RouteSlot, _ = muxHandlerPattern(l.binary) // the hook says what is wrong
 		layout.RequestSize = requestSize(l, layout)

@@ -29,9 +29,6 @@ import (
 // program finds it. By the second, whatever program had found it before has ended, and the
 // entry is nobody else's. If that program has ended the span, depth is 0, and nothing is
 // left to do.
-//
-// An entry that a connection keeps between its requests is taken in the same way when no
-// request has come for a while: the connection may be gone.
 
 const (
 	// withdrawn stands for the address of an entry that was taken from its goroutine.
@@ -45,9 +42,6 @@ const (
 
 	// crowdedAge is how old what is open must be, to make room for what is new.
 	crowdedAge = 10 * time.Second
-
-	// idleAge is how long ago a connection's last request began, to lose its entry.
-	idleAge = 10 * time.Second
 )
 
 // overdue hands over what is open for too long. One goroutine runs it.
@@ -116,14 +110,9 @@ func (o *overdue) close() error {
 	return unix.Munmap(o.memory)
 }
 
-// look takes what is open for too long from its goroutine, and what waits in vain.
+// look takes what is open for too long from its goroutine.
 func (o *overdue) look(now uint64) {
-	open, idle := o.entries()
-	for _, s := range idle {
-		if s.age(now) > uint64(idleAge) && o.withdraw(s) {
-			o.taken = append(o.taken, s)
-		}
-	}
+	open := o.open()
 	limit := uint64(o.limit)
 	room := len(o.buckets) * tableWays
 	slices.SortFunc(open, func(a, b *overdueSpan) int {
@@ -131,7 +120,7 @@ func (o *overdue) look(now uint64) {
 	})
 	n := 0
 	for n < len(open) {
-		age := open[n].age(now)
+		age := now - min(open[n].goroutine.Frames[0].StartNs, now)
 		crowded := len(open)-n > room/4*3 && age > uint64(crowdedAge)
 		if age <= limit && !crowded {
 			break
@@ -176,13 +165,9 @@ func (o *overdue) lookByHand(now uint64) {
 	o.targets.addPast(bpf.AgentCounterCOUNT_LOST_MAX_DURATION, lost)
 }
 
-// age is how long ago the first span has begun that is or was open, in ns.
-func (s *overdueSpan) age(now uint64) uint64 {
-	return now - min(s.goroutine.Frames[0].StartNs, now)
-}
-
-// entries lists the goroutines that have spans open, and those that wait for their next.
-func (o *overdue) entries() (open, idle []*overdueSpan) {
+// open lists the goroutines that have spans open.
+func (o *overdue) open() []*overdueSpan {
+	var open []*overdueSpan
 	for i := range o.buckets {
 		for way := range o.buckets[i].Entries {
 			e := &o.buckets[i].Entries[way]
@@ -191,16 +176,12 @@ func (o *overdue) entries() (open, idle []*overdueSpan) {
 				continue
 			}
 			s := &overdueSpan{entry: e, bucket: uint32(i), address: address, tgid: e.Tgid, index: uint32(e.Value)}
-			switch s.goroutine = o.goroutine(s.index); {
-			case s.goroutine == nil:
-			case s.goroutine.Depth > 0:
+			if s.goroutine = o.goroutine(s.index); s.goroutine != nil && s.goroutine.Depth > 0 {
 				open = append(open, s)
-			case s.goroutine.Parks != 0:
-				idle = append(idle, s)
 			}
 		}
 	}
-	return open, idle
+	return open
 }
 
 func (o *overdue) goroutine(index uint32) *bpf.AgentGoroutine {
@@ -211,12 +192,11 @@ func (o *overdue) goroutine(index uint32) *bpf.AgentGoroutine {
 	return g
 }
 
-// withdraw takes an entry from its goroutine, if that is as it was read: the same span is
-// open, or still nothing.
+// withdraw takes an entry from its goroutine, if that has the same span open that was read.
 func (o *overdue) withdraw(s *overdueSpan) bool {
 	same := func() bool {
 		g := o.goroutine(s.index)
-		return g != nil && (g.Depth > 0) == (s.goroutine.Depth > 0) && g.Frames[0].SpanId == s.goroutine.Frames[0].SpanId
+		return g != nil && g.Depth > 0 && g.Frames[0].SpanId == s.goroutine.Frames[0].SpanId
 	}
 	if !same() || !atomic.CompareAndSwapUint64(&s.entry.Address, s.address, withdrawn) {
 		return false
@@ -239,28 +219,20 @@ func (o *overdue) settle() {
 	if len(taken) == 0 {
 		return
 	}
-	contexts := map[contextOf]uint64{} // the g that has registered it
+	contexts := map[contextOf]bool{}
 	for _, s := range taken {
 		if atomic.LoadUint64(&s.entry.Address) != withdrawn {
 			continue // its process has ended, and with it all that it had open
 		}
-		g := o.goroutine(s.index)
-		if g == nil {
-			continue
-		}
-		contexts[contextOf{s.tgid, g.Context}] = s.address
-		switch {
-		case s.goroutine.Depth == 0: // a request had just found it: its end will not
-			o.targets.addPast(bpf.AgentCounterCOUNT_LOST_UNFINISHED, uint64(g.Depth))
-		case g.Depth > 0:
+		if g := o.goroutine(s.index); g != nil && g.Depth > 0 {
 			s.goroutine.Depth = g.Depth
+			contexts[contextOf{s.tgid, g.Context}] = true
 			o.hand(s)
 		}
 	}
 	// A context first: it leads to the goroutine.
 	err := o.kernel.eachEntry("context_table", func(e bpf.AgentTableEntry) bool {
-		holder, ok := contexts[contextOf{e.Tgid, e.Address}]
-		return ok && e.Value == holder && !o.has(holder, e.Tgid)
+		return contexts[contextOf{e.Tgid, e.Address}]
 	})
 	if err != nil {
 		o.log.Warn("contexts of spans that were open for too long stay in the kernel", "error", err)
@@ -272,19 +244,6 @@ func (o *overdue) settle() {
 	}
 }
 
-// has tells whether a goroutine has an entry: a new one, if its last was taken.
-func (o *overdue) has(address uint64, tgid uint32) bool {
-	for choice := range uint(2) {
-		b := &o.buckets[tableHash(address, tgid, choice)&uint32(len(o.buckets)-1)]
-		for way := range b.Entries {
-			if atomic.LoadUint64(&b.Entries[way].Address) == address && b.Entries[way].Tgid == tgid {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 type contextOf struct {
 	tgid    uint32
 	context uint64
@@ -293,14 +252,14 @@ type contextOf struct {
 // free gives an entry's place back, as table_remove of bpf/table.h does.
 func (o *overdue) free(s *overdueSpan) {
 	atomic.AddUint32(&s.entry.Claims, ^uint32(0))
-	if first := tableHash(s.address, s.tgid, 0) & uint32(len(o.buckets)-1); first != s.bucket {
+	if first := tableHash(s.address, s.tgid) & uint32(len(o.buckets)-1); first != s.bucket {
 		atomic.AddUint32(&o.buckets[first].Overflow, ^uint32(0))
 	}
 }
 
-// tableHash is table_hash of bpf/table.h, before it is cut to the size of the table.
-func tableHash(address uint64, tgid uint32, choice uint) uint32 {
-	return uint32((address ^ uint64(tgid)<<40) * 0x9e3779b97f4a7c15 >> (40 - 24*choice))
+// tableHash is table_hash of bpf/table.h, of an address's first bucket.
+func tableHash(address uint64, tgid uint32) uint32 {
+	return uint32((address ^ uint64(tgid)<<40) * 0x9e3779b97f4a7c15 >> 40)
 }
 
 // hand gives the first span to the reader, and counts whatever is not exported.
