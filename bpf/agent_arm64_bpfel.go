@@ -220,7 +220,7 @@ type AgentGoroutine struct {
 	BackedOff     uint32
 	RemoteLimited uint32
 	RouteDepth    uint32
-	Stashes       uint32
+	Pad           uint32
 	StashClaims   [8]uint32
 	Frames        [4]AgentFrame
 	Stash         [8]AgentStashed

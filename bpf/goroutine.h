@@ -128,7 +128,6 @@ static __always_inline struct goroutine *goroutine_add(const struct probe *p,
 	g->backed_off = 0;
 	g->remote_limited = REMOTE_FREE;
 	__builtin_memset(g->stash_claims, 0, sizeof(g->stash_claims));
-	g->stashes = 0;
 	return g;
 }
 

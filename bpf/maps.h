@@ -112,7 +112,7 @@ struct goroutine {
 	u32 backed_off; /* enum unwanted */
 	u32 remote_limited; /* enum remote_limited */
 	u32 route_depth; /* of the router's frame: how deep in the stack it is */
-	u32 stashes; /* one of stash_claims was taken */
+	u32 pad;
 	u32 stash_claims[MAX_STASHED]; /* taken as in table.h: children may be elsewhere */
 	struct frame frames[MAX_FRAMES];
 	struct stashed stash[MAX_STASHED];
@@ -158,7 +158,7 @@ struct {
 /* The reader looks into the rings now and then: to wake it up costs the app an interrupt.
  * Only where a ring fills up so fast that it might be full by then, it is woken, and
  * after that not again before it has had time to look. */
-#define RING_WAKE (512 << 10) /* bytes, of the 4 MB of each */
+#define RING_WAKE 8 /* of a ring so many parts, one of them waiting */
 #define RING_WAKE_INTERVAL (2 * 1000000ULL) /* ns */
 
 u64 ring_woken_ns;
@@ -168,7 +168,8 @@ static __always_inline u64 ring_wakeup(void *which)
 {
 	u64 now;
 
-	if (bpf_ringbuf_query(which, BPF_RB_AVAIL_DATA) < RING_WAKE)
+	if (bpf_ringbuf_query(which, BPF_RB_AVAIL_DATA) <
+	    bpf_ringbuf_query(which, BPF_RB_RING_SIZE) / RING_WAKE)
 		return BPF_RB_NO_WAKEUP;
 	now = bpf_ktime_get_ns();
 	if (now - ring_woken_ns < RING_WAKE_INTERVAL)

@@ -34,7 +34,7 @@ static __always_inline struct frame *span_push(const struct probe *p, struct gor
 	f->flags = 0;
 	f->parent_id = parent_id;
 	f->start_ns = bpf_ktime_get_ns();
-	f->span_id = derived_id(g->trace_id[1], f->start_ns ^ p->goroutine << 32);
+	f->span_id = derived_id(g->trace_id[1], f->start_ns ^ (u64)bpf_get_prandom_u32() << 32);
 	if (!g->root_id)
 		g->root_id = f->span_id;
 	g->depth = depth + 1;
@@ -349,7 +349,6 @@ static __always_inline bool stash_add_to(struct goroutine *owner, u64 root_id,
 
 		if (*(volatile u32 *)&owner->stash_claims[i])
 			continue;
-		owner->stashes = 1;
 		__sync_fetch_and_add(&owner->stash_claims[i], 1);
 		if (*(volatile u32 *)&owner->stash_claims[i] != 1)
 			continue;

@@ -56,7 +56,7 @@ static __always_inline void stash_settle(const struct probe *p, struct process *
 {
 	u32 forgotten = 0;
 
-	for (u32 i = 0; g->stashes && i < MAX_STASHED; i++) {
+	for (u32 i = 0; i < MAX_STASHED; i++) {
 		if (!g->stash_claims[i] || g->stash[i].root_id != g->root_id)
 			continue;
 		g->stash[i].root_id = 0;
