@@ -3,6 +3,7 @@ package probes
 import (
 	"encoding/binary"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"unicode/utf8"
 	"unsafe"
@@ -51,7 +52,7 @@ func decodeRecord(t testing.TB, d *decoding, raw []byte) (event.Span, map[string
 	if err != nil {
 		return span, nil, err
 	}
-	tg := &target{binary: &executable{names: knownTypes}, process: &event.Process{PID: 7}}
+	tg := &target{decoded: new(atomic.Uint64), binary: &executable{names: knownTypes}, process: &event.Process{PID: 7}}
 	d.begin(header, tg, &span)
 	for _, lib := range libraries {
 		if decode := lib.records[header.Kind]; decode != nil {

@@ -2,6 +2,7 @@ package probes
 
 import (
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +23,7 @@ func (t *targets) add(p *process.Process, b *executable, since uint64) *target {
 
 // prepare makes a target, which install puts in its place.
 func (t *targets) prepare(p *process.Process, b *executable, since uint64) *target {
-	tg := t.describe(&target{binary: b, proc: p, since: since, process: &event.Process{
+	tg := t.describe(&target{binary: b, proc: p, since: since, decoded: new(atomic.Uint64), process: &event.Process{
 		PID: p.PID(), StartTime: p.StartTime(), Exe: p.ExePath(),
 	}}, time.Now())
 	tg.withoutLogs = asksForNoLogs(p)
@@ -116,7 +117,9 @@ func (t *targets) learn(now time.Time) {
 		if _, complete := t.cluster.Find(container.ID, container.PodUID); !complete {
 			continue
 		}
+		t.mu.RLock()
 		fresh := *tg
+		t.mu.RUnlock()
 		p := *tg.process
 		fresh.process = &p
 		t.describe(&fresh, now)

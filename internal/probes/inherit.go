@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -388,7 +389,7 @@ func (t *targets) probed(pid int, tg *target) bool {
 
 // unknown is a target of which no more is known than its number and its binary.
 func (t *targets) unknown(pid int, b *executable) *target {
-	return &target{binary: b, goneAt: time.Now(), process: &event.Process{
+	return &target{binary: b, goneAt: time.Now(), decoded: new(atomic.Uint64), process: &event.Process{
 		PID: pid, Exe: b.path, Resource: []attribute.KeyValue{
 			attribute.String("service.name", path.Base(b.path)),
 			attribute.Int("process.pid", pid),

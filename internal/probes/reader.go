@@ -275,7 +275,7 @@ func (r *reader) handle(raw []byte) {
 	r.decode.end(span, bpf.AgentSpanFlags(header.Flags))
 	r.collect.exemplars.put(header.Series, span)
 	r.decoded.Add(1)
-	atomic.AddUint64(&target.decoded, 1)
+	target.decoded.Add(1)
 	if target.holds(r.now) && r.held.put(target, span) {
 		r.batch = r.batch[:len(r.batch)-1]
 		return

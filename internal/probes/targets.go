@@ -83,10 +83,10 @@ type target struct {
 
 	withoutLogs bool // what it writes to standard error is its own affair
 
-	decoded   uint64 // spans that were made of its records
-	retired   bool   // its exit was acted upon
-	measured  bool   // what histograms have under its number is another's; guarded by the lock of targets
-	inherited bool   // found in what the agent before has left
+	decoded   *atomic.Uint64 // spans that were made of its records; one for it and what takes its place in learn
+	retired   bool           // its exit was acted upon
+	measured  bool           // what histograms have under its number is another's; guarded by the lock of targets
+	inherited bool           // found in what the agent before has left
 }
 
 // wantedExe is a path of Options.Exes.

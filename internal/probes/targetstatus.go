@@ -2,7 +2,6 @@ package probes
 
 import (
 	"sort"
-	"sync/atomic"
 
 	"github.com/plainframework/agent/bpf"
 	"github.com/plainframework/agent/internal/probes/event"
@@ -94,7 +93,7 @@ func (t *targets) countTarget(s *TargetStatus, tg *target) {
 	if t.kernel.mapOf("processes").Lookup(uint32(s.PID), &p) != nil {
 		return // it has done nothing yet
 	}
-	s.Spans.Decoded, s.Losses = atomic.LoadUint64(&tg.decoded), map[string]uint64{}
+	s.Spans.Decoded, s.Losses = tg.decoded.Load(), map[string]uint64{}
 	spell(&p.Counters, &s.Spans, s.Losses)
 }
 
