@@ -175,7 +175,7 @@ type SpoolStats struct {
 	OldestAge float64   `json:"oldest_age"`      // the same, in seconds
 	Foreign   int64     `json:"foreign"`         // bytes meant for other endpoints: kept, not sent
 	Damaged   int64     `json:"damaged"`         // places that could not be read
-	Unmarked  int64     `json:"unmarked"`        // items that arrived and that a later run sends again
+	Unmarked  int64     `json:"unmarked"`        // items that arrived, or were lost, and that a later run has again
 	Errors    int64     `json:"disk_errors"`     // of the disk
 }
 

@@ -90,7 +90,7 @@ func (s *Spool) Next(queue int) (Record, bool) {
 			s.finish(q)
 			continue
 		}
-		s.skipTo(q, h.number)
+		s.skipHole(q, &h, at)
 		q.off, q.since = at, h.time
 		body := make([]byte, h.size)
 		err = readFull(q.r, body, at+headerSize, seg.size)
@@ -99,7 +99,7 @@ func (s *Spool) Next(queue int) (Record, bool) {
 		}
 		if err != nil || crc32.Checksum(body, castagnoli) != h.bodySum {
 			s.stats.Damaged++
-			s.mark(q, at, done)
+			s.markPassed(q, at, int64(h.items))
 			s.skipTo(q, h.end())
 			s.pass(q, &h, at)
 			continue
@@ -154,6 +154,21 @@ func (s *Spool) findNext(q *queue) (header, int64, error) {
 	}
 }
 
+// skipHole counts what is missing before a record, and marks the hole, or a later
+// run would count it again.
+func (s *Spool) skipHole(q *queue, h *header, at int64) {
+	missing := int64(h.number) - int64(q.head)
+	if missing <= 0 {
+		return
+	}
+	if at-q.off < headerSize { // no place of its own
+		s.stats.Unmarked += missing
+	} else {
+		s.markPassed(q, q.off, missing)
+	}
+	s.skipTo(q, h.number)
+}
+
 // skipTo counts the items up to a number as lost by damage.
 func (s *Spool) skipTo(q *queue, number uint64) {
 	if number > q.head {
@@ -205,6 +220,13 @@ func (s *Spool) mark(q *queue, at int64, st state) bool {
 	return true
 }
 
+// markPassed marks what is at an offset as done with.
+func (s *Spool) markPassed(q *queue, at, items int64) {
+	if !s.mark(q, at, done) {
+		s.stats.Unmarked += items
+	}
+}
+
 // Sending says that the record from Next is about to be sent: if the process
 // ends before Done or Back, it may have arrived.
 func (s *Spool) Sending(queue int) {
@@ -253,10 +275,10 @@ func (s *Spool) Done(queue int) {
 		s.adrift(queue, -int64(h.items))
 		return
 	}
-	if s.closed || !s.mark(q, h.at, done) {
+	if s.closed {
 		s.stats.Unmarked += int64(h.items)
+		return
 	}
-	if !s.closed {
-		s.pass(q, &h.header, h.at)
-	}
+	s.markPassed(q, h.at, int64(h.items))
+	s.pass(q, &h.header, h.at)
 }

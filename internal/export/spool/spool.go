@@ -122,7 +122,7 @@ type Stats struct {
 	Segments int       // files
 	Oldest   time.Time // when the oldest waiting record was put; zero if there is none
 	Damaged  int64     // places that could not be read, some of unknown content
-	Unmarked int64     // items that were sent but could not be marked so: a later run sends them again
+	Unmarked int64     // items that were sent, or lost, but could not be marked so: a later run has them again
 	Errors   int64     // of the disk
 }
 

@@ -250,6 +250,33 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+func TestDamageIsCountedOnce(t *testing.T) {
+	dir := t.TempDir()
+	b := open(t, dir, 1<<20, nil)
+	b.fill(t, 0, 0, 10, 100)
+	b.disk.Kill()
+	names, _ := spooltest.Segments(dir)
+	data, err := os.ReadFile(names[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[60] ^= 1        // body of the first
+	clear(data[140:300]) // headers of the second and third
+	data[3*140+9] ^= 1   // and of the fourth
+	if err := os.WriteFile(names[0], data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b = open(t, dir, 1<<20, nil)
+	equal(t, "restored", b.Waiting(0), 10)
+	b.Next(0) // and nothing comes of it
+	equal(t, "lost", b.lost[spool.Damage], 4)
+	b.disk.Kill()
+	b = open(t, dir, 1<<20, nil)
+	equal(t, "restored by the run after", b.Waiting(0), 6)
+	equal(t, "records", b.take(0, 100), numbers(4, 10))
+	equal(t, "lost again", b.lost[spool.Damage], 0)
+}
+
 func TestLostTailIsCountedFromTheNextSegment(t *testing.T) {
 	dir := t.TempDir()
 	b := open(t, dir, 1<<20, nil)
