@@ -133,7 +133,6 @@ func (c *campaign) round(t *testing.T, round int, last bool) {
 	if (gone > 0 || gone < -c.unmarked) && !c.damaged {
 		t.Errorf("%d items were in the spool, %d are: %+v", c.spooled, start.Restored, p.Stats().Spool)
 	}
-	println("DBG round", round, "gone", gone, "restored", start.Restored, "damaged", c.damaged)
 	c.vanished += gone
 	done := make(chan error, 1)
 	go func() { done <- p.Run(t.Context()) }()
