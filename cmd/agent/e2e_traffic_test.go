@@ -1,4 +1,4 @@
-//go:build e2e && (clock || collector)
+//go:build e2e && (clock || collector || soak)
 
 package main
 
