@@ -647,6 +647,22 @@ type AgentProcess struct {
 	Overflow        [5]AgentHistogram
 }
 
+type AgentPropagateAddress uint32
+
+const (
+	AgentPropagateAddressADDRESS_FORBIDDEN  AgentPropagateAddress = 0
+	AgentPropagateAddressADDRESS_ALLOWED    AgentPropagateAddress = 1
+	AgentPropagateAddressADDRESS_UNREADABLE AgentPropagateAddress = 2
+)
+
+type AgentPropagateBufferLayout struct {
+	_   structs.HostLayout
+	Buf uint32
+	N   uint32
+	Wr  uint32
+	Pad uint32
+}
+
 type AgentPropagateCounter uint32
 
 const (
@@ -658,8 +674,9 @@ const (
 	AgentPropagateCounterPROPAGATE_UNREADABLE  AgentPropagateCounter = 5
 	AgentPropagateCounterPROPAGATE_NEW         AgentPropagateCounter = 6
 	AgentPropagateCounterPROPAGATE_UNFIT       AgentPropagateCounter = 7
-	AgentPropagateCounterPROPAGATE_FAILED      AgentPropagateCounter = 8
-	AgentPropagateCounterPROPAGATE_COUNTERS    AgentPropagateCounter = 9
+	AgentPropagateCounterPROPAGATE_NO_ROOM     AgentPropagateCounter = 8
+	AgentPropagateCounterPROPAGATE_FAILED      AgentPropagateCounter = 9
+	AgentPropagateCounterPROPAGATE_COUNTERS    AgentPropagateCounter = 10
 )
 
 type AgentPropagateEvent struct {
@@ -670,13 +687,38 @@ type AgentPropagateEvent struct {
 	Leave  uint32
 }
 
-type AgentPropagateHost struct {
+type AgentPropagateField struct {
 	_    structs.HostLayout
-	Text [128]uint8
-	Key  AgentPropagateName
-	Len  uint32
-	Dots uint32
-	Pad  uint32
+	Text [72]uint8
+}
+
+type AgentPropagateGrpcLayout struct {
+	_               structs.HostLayout
+	ValueContext    uint64
+	OutgoingKey     uint64
+	ValueKey        uint32
+	ValueVal        uint32
+	RawMd           uint32
+	RawAdded        uint32
+	TransportFramer uint32
+	FramerFramer    uint32
+}
+
+type AgentPropagateHost struct {
+	_      structs.HostLayout
+	Text   [128]uint8
+	Key    AgentPropagateName
+	Len    uint32
+	Dots   uint32
+	Number uint32
+	Unit   uint32
+	Port   uint32
+}
+
+type AgentPropagateHttp2Layout struct {
+	_          structs.HostLayout
+	ConnFramer uint32
+	FramerWbuf uint32
 }
 
 type AgentPropagateLayout struct {
@@ -707,6 +749,21 @@ type AgentPropagateNote struct {
 	Text   [72]uint8
 }
 
+type AgentPropagateOwn uint32
+
+const (
+	AgentPropagateOwnOWN_NONE        AgentPropagateOwn = 0
+	AgentPropagateOwnOWN_TRACEPARENT AgentPropagateOwn = 1
+	AgentPropagateOwnOWN_UNREADABLE  AgentPropagateOwn = 2
+)
+
+type AgentPropagateProcess uint32
+
+const (
+	AgentPropagateProcessPROPAGATE_CLIENT       AgentPropagateProcess = 1
+	AgentPropagateProcessPROPAGATE_BEHIND_PROXY AgentPropagateProcess = 2
+)
+
 type AgentPropagateSocket struct {
 	_      structs.HostLayout
 	Cookie uint64
@@ -723,6 +780,20 @@ const (
 	AgentPropagateStatePROPAGATE_OTHER AgentPropagateState = 2
 	AgentPropagateStatePROPAGATE_ASKED AgentPropagateState = 3
 )
+
+type AgentPropagateWrite struct {
+	_     structs.HostLayout
+	Text  [72]uint8
+	Port  uint32
+	Named uint32
+}
+
+type AgentPropagateWriteKey struct {
+	_      structs.HostLayout
+	Object uint64
+	Tgid   uint32
+	Stream uint32
+}
 
 type AgentRecordHeader struct {
 	_        structs.HostLayout
@@ -1083,181 +1154,201 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	AgentMapAgentSettings            = "agent_settings"
-	AgentMapAllSeries                = "all_series"
-	AgentMapAutoSpans                = "auto_spans"
-	AgentMapAutosdkLayouts           = "autosdk_layouts"
-	AgentMapContextTable             = "context_table"
-	AgentMapDropRules                = "drop_rules"
-	AgentMapExecs                    = "execs"
-	AgentMapGoroutineTable           = "goroutine_table"
-	AgentMapGoroutines               = "goroutines"
-	AgentMapGrpcLayouts              = "grpc_layouts"
-	AgentMapGrpcStreams              = "grpc_streams"
-	AgentMapHttp2Calls               = "http2_calls"
-	AgentMapHttp2clientLayouts       = "http2client_layouts"
-	AgentMapHttpclientLayouts        = "httpclient_layouts"
-	AgentMapJoins                    = "joins"
-	AgentMapLineages                 = "lineages"
-	AgentMapLogRing                  = "log_ring"
-	AgentMapNethttpLayouts           = "nethttp_layouts"
-	AgentMapPanics                   = "panics"
-	AgentMapProcesses                = "processes"
-	AgentMapPropagateConnected       = "propagate_connected"
-	AgentMapPropagateConns           = "propagate_conns"
-	AgentMapPropagateCounts          = "propagate_counts"
-	AgentMapPropagateLayouts         = "propagate_layouts"
-	AgentMapPropagateNames           = "propagate_names"
-	AgentMapPropagateNetworks        = "propagate_networks"
-	AgentMapPropagateNotes           = "propagate_notes"
-	AgentMapPropagateProcesses       = "propagate_processes"
-	AgentMapPropagateRing            = "propagate_ring"
-	AgentMapPropagateSockets         = "propagate_sockets"
-	AgentMapRing                     = "ring"
-	AgentMapRouterLayouts            = "router_layouts"
-	AgentMapRuntimeLayouts           = "runtime_layouts"
-	AgentMapSdkLayouts               = "sdk_layouts"
-	AgentMapSites                    = "sites"
-	AgentMapSqlLayouts               = "sql_layouts"
-	AgentMapStderrLayouts            = "stderr_layouts"
-	AgentMapTypes                    = "types"
-	AgentMapWithoutLogs              = "without_logs"
-	AgentProgAutosdkEnded            = "autosdk_ended"
-	AgentProgAutosdkStart            = "autosdk_start"
-	AgentProgGrpcClientBegin         = "grpc_client_begin"
-	AgentProgGrpcClientEnd           = "grpc_client_end"
-	AgentProgGrpcClientNumbered      = "grpc_client_numbered"
-	AgentProgGrpcClientTransport     = "grpc_client_transport"
-	AgentProgGrpcServerBegin         = "grpc_server_begin"
-	AgentProgGrpcServerEnd           = "grpc_server_end"
-	AgentProgGrpcStreamOpened        = "grpc_stream_opened"
-	AgentProgHttp2clientHeaders      = "http2client_headers"
-	AgentProgHttp2clientStart        = "http2client_start"
-	AgentProgHttpclientBegin         = "httpclient_begin"
-	AgentProgHttpclientConnect       = "httpclient_connect"
-	AgentProgHttpclientEnd           = "httpclient_end"
-	AgentProgNethttpRoute            = "nethttp_route"
-	AgentProgNethttpServerBegin      = "nethttp_server_begin"
-	AgentProgNethttpServerEnd        = "nethttp_server_end"
-	AgentProgProcessExec             = "process_exec"
-	AgentProgPropagateConnect        = "propagate_connect"
-	AgentProgPropagateDial           = "propagate_dial"
-	AgentProgPropagateRequest        = "propagate_request"
-	AgentProgPropagateSend           = "propagate_send"
-	AgentProgRouterHttprouter        = "router_httprouter"
-	AgentProgRouterRoute             = "router_route"
-	AgentProgRuntimeNewproc          = "runtime_newproc"
-	AgentProgSdkSpanEnd              = "sdk_span_end"
-	AgentProgSqlBegin                = "sql_begin"
-	AgentProgSqlEnd                  = "sql_end"
-	AgentProgStderrWrite             = "stderr_write"
-	AgentVarJoinsUsed                = "joins_used"
-	AgentVarPropagateDotless         = "propagate_dotless"
-	AgentVarPropagateQueued          = "propagate_queued"
-	AgentVarPropagateTgid            = "propagate_tgid"
-	AgentVarReferToAutoSpan          = "refer_to_auto_span"
-	AgentVarReferToAutoSpanKey       = "refer_to_auto_span_key"
-	AgentVarReferToAutosdkBody       = "refer_to_autosdk_body"
-	AgentVarReferToAutosdkKind       = "refer_to_autosdk_kind"
-	AgentVarReferToAutosdkLayout     = "refer_to_autosdk_layout"
-	AgentVarReferToAutosdkRecord     = "refer_to_autosdk_record"
-	AgentVarReferToConnAddress       = "refer_to_conn_address"
-	AgentVarReferToConnAddresses     = "refer_to_conn_addresses"
-	AgentVarReferToConnEnds          = "refer_to_conn_ends"
-	AgentVarReferToCounter           = "refer_to_counter"
-	AgentVarReferToDropRule          = "refer_to_drop_rule"
-	AgentVarReferToErrorText         = "refer_to_error_text"
-	AgentVarReferToExecNotice        = "refer_to_exec_notice"
-	AgentVarReferToFoldClass         = "refer_to_fold_class"
-	AgentVarReferToFoldState         = "refer_to_fold_state"
-	AgentVarReferToFrame             = "refer_to_frame"
-	AgentVarReferToGoIface           = "refer_to_go_iface"
-	AgentVarReferToGoString          = "refer_to_go_string"
-	AgentVarReferToGoroutine         = "refer_to_goroutine"
-	AgentVarReferToGoroutineKey      = "refer_to_goroutine_key"
-	AgentVarReferToGrpcBody          = "refer_to_grpc_body"
-	AgentVarReferToGrpcEndSite       = "refer_to_grpc_end_site"
-	AgentVarReferToGrpcKind          = "refer_to_grpc_kind"
-	AgentVarReferToGrpcLayout        = "refer_to_grpc_layout"
-	AgentVarReferToGrpcRecord        = "refer_to_grpc_record"
-	AgentVarReferToGrpcStream        = "refer_to_grpc_stream"
-	AgentVarReferToGrpcStreamKey     = "refer_to_grpc_stream_key"
-	AgentVarReferToGrpcWork          = "refer_to_grpc_work"
-	AgentVarReferToHeader            = "refer_to_header"
-	AgentVarReferToHeaderValues      = "refer_to_header_values"
-	AgentVarReferToHistogram         = "refer_to_histogram"
-	AgentVarReferToHttp2Call         = "refer_to_http2_call"
-	AgentVarReferToHttp2CallKey      = "refer_to_http2_call_key"
-	AgentVarReferToHttp2Client       = "refer_to_http2_client"
-	AgentVarReferToHttp2clientLayout = "refer_to_http2client_layout"
-	AgentVarReferToHttpBeginSite     = "refer_to_http_begin_site"
-	AgentVarReferToHttpEndSite       = "refer_to_http_end_site"
-	AgentVarReferToHttpMethod        = "refer_to_http_method"
-	AgentVarReferToHttpRouteSite     = "refer_to_http_route_site"
-	AgentVarReferToHttpServer        = "refer_to_http_server"
-	AgentVarReferToHttpServerRecord  = "refer_to_http_server_record"
-	AgentVarReferToHttpText          = "refer_to_http_text"
-	AgentVarReferToHttpclientBody    = "refer_to_httpclient_body"
-	AgentVarReferToHttpclientEndSite = "refer_to_httpclient_end_site"
-	AgentVarReferToHttpclientFlags   = "refer_to_httpclient_flags"
-	AgentVarReferToHttpclientKind    = "refer_to_httpclient_kind"
-	AgentVarReferToHttpclientLayout  = "refer_to_httpclient_layout"
-	AgentVarReferToHttpclientRecord  = "refer_to_httpclient_record"
-	AgentVarReferToHttpclientText    = "refer_to_httpclient_text"
-	AgentVarReferToHttprouterSite    = "refer_to_httprouter_site"
-	AgentVarReferToJoin              = "refer_to_join"
-	AgentVarReferToJoinRequest       = "refer_to_join_request"
-	AgentVarReferToLineage           = "refer_to_lineage"
-	AgentVarReferToMapHeader         = "refer_to_map_header"
-	AgentVarReferToNethttpKind       = "refer_to_nethttp_kind"
-	AgentVarReferToNethttpLayout     = "refer_to_nethttp_layout"
-	AgentVarReferToPanicked          = "refer_to_panicked"
-	AgentVarReferToProcess           = "refer_to_process"
-	AgentVarReferToPropagateCounter  = "refer_to_propagate_counter"
-	AgentVarReferToPropagateEvent    = "refer_to_propagate_event"
-	AgentVarReferToPropagateHost     = "refer_to_propagate_host"
-	AgentVarReferToPropagateLayout   = "refer_to_propagate_layout"
-	AgentVarReferToPropagateName     = "refer_to_propagate_name"
-	AgentVarReferToPropagateNetwork  = "refer_to_propagate_network"
-	AgentVarReferToPropagateNote     = "refer_to_propagate_note"
-	AgentVarReferToPropagateSocket   = "refer_to_propagate_socket"
-	AgentVarReferToPropagateState    = "refer_to_propagate_state"
-	AgentVarReferToRecordHeader      = "refer_to_record_header"
-	AgentVarReferToRecordKind        = "refer_to_record_kind"
-	AgentVarReferToRemoteLimited     = "refer_to_remote_limited"
-	AgentVarReferToRouterFields      = "refer_to_router_fields"
-	AgentVarReferToRouterLayout      = "refer_to_router_layout"
-	AgentVarReferToRouterMatch       = "refer_to_router_match"
-	AgentVarReferToRouterSite        = "refer_to_router_site"
-	AgentVarReferToRuntimeLayout     = "refer_to_runtime_layout"
-	AgentVarReferToSampler           = "refer_to_sampler"
-	AgentVarReferToSdkLayout         = "refer_to_sdk_layout"
-	AgentVarReferToSeries            = "refer_to_series"
-	AgentVarReferToSeriesKey         = "refer_to_series_key"
-	AgentVarReferToSettings          = "refer_to_settings"
-	AgentVarReferToSiteKey           = "refer_to_site_key"
-	AgentVarReferToSpanFlags         = "refer_to_span_flags"
-	AgentVarReferToSqlBody           = "refer_to_sql_body"
-	AgentVarReferToSqlEndSite        = "refer_to_sql_end_site"
-	AgentVarReferToSqlHandle         = "refer_to_sql_handle"
-	AgentVarReferToSqlKind           = "refer_to_sql_kind"
-	AgentVarReferToSqlLayout         = "refer_to_sql_layout"
-	AgentVarReferToSqlRecord         = "refer_to_sql_record"
-	AgentVarReferToStashed           = "refer_to_stashed"
-	AgentVarReferToStderrKind        = "refer_to_stderr_kind"
-	AgentVarReferToStderrLayout      = "refer_to_stderr_layout"
-	AgentVarReferToStderrRecord      = "refer_to_stderr_record"
-	AgentVarReferToStderrSite        = "refer_to_stderr_site"
-	AgentVarReferToTableBucket       = "refer_to_table_bucket"
-	AgentVarReferToTableEntry        = "refer_to_table_entry"
-	AgentVarReferToTcpAddr           = "refer_to_tcp_addr"
-	AgentVarReferToTypeInfo          = "refer_to_type_info"
-	AgentVarReferToTypeKey           = "refer_to_type_key"
-	AgentVarReferToTypeRole          = "refer_to_type_role"
-	AgentVarReferToUnwanted          = "refer_to_unwanted"
-	AgentVarRingWokenNs              = "ring_woken_ns"
-	AgentVarTableBuckets             = "table_buckets"
-	AgentVarWithoutCookies           = "without_cookies"
+	AgentMapAgentSettings                = "agent_settings"
+	AgentMapAllSeries                    = "all_series"
+	AgentMapAutoSpans                    = "auto_spans"
+	AgentMapAutosdkLayouts               = "autosdk_layouts"
+	AgentMapContextTable                 = "context_table"
+	AgentMapDropRules                    = "drop_rules"
+	AgentMapExecs                        = "execs"
+	AgentMapGoroutineTable               = "goroutine_table"
+	AgentMapGoroutines                   = "goroutines"
+	AgentMapGrpcLayouts                  = "grpc_layouts"
+	AgentMapGrpcStreams                  = "grpc_streams"
+	AgentMapHttp2Calls                   = "http2_calls"
+	AgentMapHttp2clientLayouts           = "http2client_layouts"
+	AgentMapHttpclientLayouts            = "httpclient_layouts"
+	AgentMapJoins                        = "joins"
+	AgentMapLineages                     = "lineages"
+	AgentMapLogRing                      = "log_ring"
+	AgentMapNethttpLayouts               = "nethttp_layouts"
+	AgentMapPanics                       = "panics"
+	AgentMapProcesses                    = "processes"
+	AgentMapPropagateBuffers             = "propagate_buffers"
+	AgentMapPropagateConnected           = "propagate_connected"
+	AgentMapPropagateConns               = "propagate_conns"
+	AgentMapPropagateCounts              = "propagate_counts"
+	AgentMapPropagateFramers             = "propagate_framers"
+	AgentMapPropagateGrpc                = "propagate_grpc"
+	AgentMapPropagateLayouts             = "propagate_layouts"
+	AgentMapPropagateNames               = "propagate_names"
+	AgentMapPropagateNetworks            = "propagate_networks"
+	AgentMapPropagateNotes               = "propagate_notes"
+	AgentMapPropagatePending             = "propagate_pending"
+	AgentMapPropagateProcesses           = "propagate_processes"
+	AgentMapPropagateRing                = "propagate_ring"
+	AgentMapPropagateSockets             = "propagate_sockets"
+	AgentMapRing                         = "ring"
+	AgentMapRouterLayouts                = "router_layouts"
+	AgentMapRuntimeLayouts               = "runtime_layouts"
+	AgentMapSdkLayouts                   = "sdk_layouts"
+	AgentMapSites                        = "sites"
+	AgentMapSqlLayouts                   = "sql_layouts"
+	AgentMapStderrLayouts                = "stderr_layouts"
+	AgentMapTypes                        = "types"
+	AgentMapWithoutLogs                  = "without_logs"
+	AgentProgAutosdkEnded                = "autosdk_ended"
+	AgentProgAutosdkStart                = "autosdk_start"
+	AgentProgGrpcClientBegin             = "grpc_client_begin"
+	AgentProgGrpcClientEnd               = "grpc_client_end"
+	AgentProgGrpcClientNumbered          = "grpc_client_numbered"
+	AgentProgGrpcClientTransport         = "grpc_client_transport"
+	AgentProgGrpcServerBegin             = "grpc_server_begin"
+	AgentProgGrpcServerEnd               = "grpc_server_end"
+	AgentProgGrpcStreamOpened            = "grpc_stream_opened"
+	AgentProgHttp2clientHeaders          = "http2client_headers"
+	AgentProgHttp2clientStart            = "http2client_start"
+	AgentProgHttpclientBegin             = "httpclient_begin"
+	AgentProgHttpclientConnect           = "httpclient_connect"
+	AgentProgHttpclientEnd               = "httpclient_end"
+	AgentProgNethttpRoute                = "nethttp_route"
+	AgentProgNethttpServerBegin          = "nethttp_server_begin"
+	AgentProgNethttpServerEnd            = "nethttp_server_end"
+	AgentProgProcessExec                 = "process_exec"
+	AgentProgPropagateCall               = "propagate_call"
+	AgentProgPropagateConnect            = "propagate_connect"
+	AgentProgPropagateDial               = "propagate_dial"
+	AgentProgPropagateFrame              = "propagate_frame"
+	AgentProgPropagateHeader             = "propagate_header"
+	AgentProgPropagateHeaders            = "propagate_headers"
+	AgentProgPropagateNumbered           = "propagate_numbered"
+	AgentProgPropagateRequest            = "propagate_request"
+	AgentProgPropagateSend               = "propagate_send"
+	AgentProgPropagateStream             = "propagate_stream"
+	AgentProgRouterHttprouter            = "router_httprouter"
+	AgentProgRouterRoute                 = "router_route"
+	AgentProgRuntimeNewproc              = "runtime_newproc"
+	AgentProgSdkSpanEnd                  = "sdk_span_end"
+	AgentProgSqlBegin                    = "sql_begin"
+	AgentProgSqlEnd                      = "sql_end"
+	AgentProgStderrWrite                 = "stderr_write"
+	AgentVarJoinsUsed                    = "joins_used"
+	AgentVarPropagateDotless             = "propagate_dotless"
+	AgentVarPropagateQueued              = "propagate_queued"
+	AgentVarPropagateTgid                = "propagate_tgid"
+	AgentVarPropagateWrites              = "propagate_writes"
+	AgentVarReferToAutoSpan              = "refer_to_auto_span"
+	AgentVarReferToAutoSpanKey           = "refer_to_auto_span_key"
+	AgentVarReferToAutosdkBody           = "refer_to_autosdk_body"
+	AgentVarReferToAutosdkKind           = "refer_to_autosdk_kind"
+	AgentVarReferToAutosdkLayout         = "refer_to_autosdk_layout"
+	AgentVarReferToAutosdkRecord         = "refer_to_autosdk_record"
+	AgentVarReferToConnAddress           = "refer_to_conn_address"
+	AgentVarReferToConnAddresses         = "refer_to_conn_addresses"
+	AgentVarReferToConnEnds              = "refer_to_conn_ends"
+	AgentVarReferToCounter               = "refer_to_counter"
+	AgentVarReferToDropRule              = "refer_to_drop_rule"
+	AgentVarReferToErrorText             = "refer_to_error_text"
+	AgentVarReferToExecNotice            = "refer_to_exec_notice"
+	AgentVarReferToFoldClass             = "refer_to_fold_class"
+	AgentVarReferToFoldState             = "refer_to_fold_state"
+	AgentVarReferToFrame                 = "refer_to_frame"
+	AgentVarReferToGoIface               = "refer_to_go_iface"
+	AgentVarReferToGoString              = "refer_to_go_string"
+	AgentVarReferToGoroutine             = "refer_to_goroutine"
+	AgentVarReferToGoroutineKey          = "refer_to_goroutine_key"
+	AgentVarReferToGrpcBody              = "refer_to_grpc_body"
+	AgentVarReferToGrpcEndSite           = "refer_to_grpc_end_site"
+	AgentVarReferToGrpcKind              = "refer_to_grpc_kind"
+	AgentVarReferToGrpcLayout            = "refer_to_grpc_layout"
+	AgentVarReferToGrpcRecord            = "refer_to_grpc_record"
+	AgentVarReferToGrpcStream            = "refer_to_grpc_stream"
+	AgentVarReferToGrpcStreamKey         = "refer_to_grpc_stream_key"
+	AgentVarReferToGrpcWork              = "refer_to_grpc_work"
+	AgentVarReferToHeader                = "refer_to_header"
+	AgentVarReferToHeaderValues          = "refer_to_header_values"
+	AgentVarReferToHistogram             = "refer_to_histogram"
+	AgentVarReferToHttp2Call             = "refer_to_http2_call"
+	AgentVarReferToHttp2CallKey          = "refer_to_http2_call_key"
+	AgentVarReferToHttp2Client           = "refer_to_http2_client"
+	AgentVarReferToHttp2clientLayout     = "refer_to_http2client_layout"
+	AgentVarReferToHttpBeginSite         = "refer_to_http_begin_site"
+	AgentVarReferToHttpEndSite           = "refer_to_http_end_site"
+	AgentVarReferToHttpMethod            = "refer_to_http_method"
+	AgentVarReferToHttpRouteSite         = "refer_to_http_route_site"
+	AgentVarReferToHttpServer            = "refer_to_http_server"
+	AgentVarReferToHttpServerRecord      = "refer_to_http_server_record"
+	AgentVarReferToHttpText              = "refer_to_http_text"
+	AgentVarReferToHttpclientBody        = "refer_to_httpclient_body"
+	AgentVarReferToHttpclientEndSite     = "refer_to_httpclient_end_site"
+	AgentVarReferToHttpclientFlags       = "refer_to_httpclient_flags"
+	AgentVarReferToHttpclientKind        = "refer_to_httpclient_kind"
+	AgentVarReferToHttpclientLayout      = "refer_to_httpclient_layout"
+	AgentVarReferToHttpclientRecord      = "refer_to_httpclient_record"
+	AgentVarReferToHttpclientText        = "refer_to_httpclient_text"
+	AgentVarReferToHttprouterSite        = "refer_to_httprouter_site"
+	AgentVarReferToJoin                  = "refer_to_join"
+	AgentVarReferToJoinRequest           = "refer_to_join_request"
+	AgentVarReferToLineage               = "refer_to_lineage"
+	AgentVarReferToMapHeader             = "refer_to_map_header"
+	AgentVarReferToNethttpKind           = "refer_to_nethttp_kind"
+	AgentVarReferToNethttpLayout         = "refer_to_nethttp_layout"
+	AgentVarReferToPanicked              = "refer_to_panicked"
+	AgentVarReferToProcess               = "refer_to_process"
+	AgentVarReferToPropagateAddress      = "refer_to_propagate_address"
+	AgentVarReferToPropagateBufferLayout = "refer_to_propagate_buffer_layout"
+	AgentVarReferToPropagateCounter      = "refer_to_propagate_counter"
+	AgentVarReferToPropagateEvent        = "refer_to_propagate_event"
+	AgentVarReferToPropagateField        = "refer_to_propagate_field"
+	AgentVarReferToPropagateGrpcLayout   = "refer_to_propagate_grpc_layout"
+	AgentVarReferToPropagateHost         = "refer_to_propagate_host"
+	AgentVarReferToPropagateHttp2Layout  = "refer_to_propagate_http2_layout"
+	AgentVarReferToPropagateLayout       = "refer_to_propagate_layout"
+	AgentVarReferToPropagateName         = "refer_to_propagate_name"
+	AgentVarReferToPropagateNetwork      = "refer_to_propagate_network"
+	AgentVarReferToPropagateNote         = "refer_to_propagate_note"
+	AgentVarReferToPropagateOwn          = "refer_to_propagate_own"
+	AgentVarReferToPropagateProcess      = "refer_to_propagate_process"
+	AgentVarReferToPropagateSocket       = "refer_to_propagate_socket"
+	AgentVarReferToPropagateState        = "refer_to_propagate_state"
+	AgentVarReferToPropagateWrite        = "refer_to_propagate_write"
+	AgentVarReferToPropagateWriteKey     = "refer_to_propagate_write_key"
+	AgentVarReferToRecordHeader          = "refer_to_record_header"
+	AgentVarReferToRecordKind            = "refer_to_record_kind"
+	AgentVarReferToRemoteLimited         = "refer_to_remote_limited"
+	AgentVarReferToRouterFields          = "refer_to_router_fields"
+	AgentVarReferToRouterLayout          = "refer_to_router_layout"
+	AgentVarReferToRouterMatch           = "refer_to_router_match"
+	AgentVarReferToRouterSite            = "refer_to_router_site"
+	AgentVarReferToRuntimeLayout         = "refer_to_runtime_layout"
+	AgentVarReferToSampler               = "refer_to_sampler"
+	AgentVarReferToSdkLayout             = "refer_to_sdk_layout"
+	AgentVarReferToSeries                = "refer_to_series"
+	AgentVarReferToSeriesKey             = "refer_to_series_key"
+	AgentVarReferToSettings              = "refer_to_settings"
+	AgentVarReferToSiteKey               = "refer_to_site_key"
+	AgentVarReferToSpanFlags             = "refer_to_span_flags"
+	AgentVarReferToSqlBody               = "refer_to_sql_body"
+	AgentVarReferToSqlEndSite            = "refer_to_sql_end_site"
+	AgentVarReferToSqlHandle             = "refer_to_sql_handle"
+	AgentVarReferToSqlKind               = "refer_to_sql_kind"
+	AgentVarReferToSqlLayout             = "refer_to_sql_layout"
+	AgentVarReferToSqlRecord             = "refer_to_sql_record"
+	AgentVarReferToStashed               = "refer_to_stashed"
+	AgentVarReferToStderrKind            = "refer_to_stderr_kind"
+	AgentVarReferToStderrLayout          = "refer_to_stderr_layout"
+	AgentVarReferToStderrRecord          = "refer_to_stderr_record"
+	AgentVarReferToStderrSite            = "refer_to_stderr_site"
+	AgentVarReferToTableBucket           = "refer_to_table_bucket"
+	AgentVarReferToTableEntry            = "refer_to_table_entry"
+	AgentVarReferToTcpAddr               = "refer_to_tcp_addr"
+	AgentVarReferToTypeInfo              = "refer_to_type_info"
+	AgentVarReferToTypeKey               = "refer_to_type_key"
+	AgentVarReferToTypeRole              = "refer_to_type_role"
+	AgentVarReferToUnwanted              = "refer_to_unwanted"
+	AgentVarRingWokenNs                  = "ring_woken_ns"
+	AgentVarTableBuckets                 = "table_buckets"
+	AgentVarWithoutCookies               = "without_cookies"
 )
 
 // LoadAgent returns the embedded CollectionSpec for Agent.
@@ -1320,10 +1411,16 @@ type AgentProgramSpecs struct {
 	NethttpServerBegin  *ebpf.ProgramSpec `ebpf:"nethttp_server_begin"`
 	NethttpServerEnd    *ebpf.ProgramSpec `ebpf:"nethttp_server_end"`
 	ProcessExec         *ebpf.ProgramSpec `ebpf:"process_exec"`
+	PropagateCall       *ebpf.ProgramSpec `ebpf:"propagate_call"`
 	PropagateConnect    *ebpf.ProgramSpec `ebpf:"propagate_connect"`
 	PropagateDial       *ebpf.ProgramSpec `ebpf:"propagate_dial"`
+	PropagateFrame      *ebpf.ProgramSpec `ebpf:"propagate_frame"`
+	PropagateHeader     *ebpf.ProgramSpec `ebpf:"propagate_header"`
+	PropagateHeaders    *ebpf.ProgramSpec `ebpf:"propagate_headers"`
+	PropagateNumbered   *ebpf.ProgramSpec `ebpf:"propagate_numbered"`
 	PropagateRequest    *ebpf.ProgramSpec `ebpf:"propagate_request"`
 	PropagateSend       *ebpf.ProgramSpec `ebpf:"propagate_send"`
+	PropagateStream     *ebpf.ProgramSpec `ebpf:"propagate_stream"`
 	RouterHttprouter    *ebpf.ProgramSpec `ebpf:"router_httprouter"`
 	RouterRoute         *ebpf.ProgramSpec `ebpf:"router_route"`
 	RuntimeNewproc      *ebpf.ProgramSpec `ebpf:"runtime_newproc"`
@@ -1357,13 +1454,17 @@ type AgentMapSpecs struct {
 	NethttpLayouts     *ebpf.MapSpec `ebpf:"nethttp_layouts"`
 	Panics             *ebpf.MapSpec `ebpf:"panics"`
 	Processes          *ebpf.MapSpec `ebpf:"processes"`
+	PropagateBuffers   *ebpf.MapSpec `ebpf:"propagate_buffers"`
 	PropagateConnected *ebpf.MapSpec `ebpf:"propagate_connected"`
 	PropagateConns     *ebpf.MapSpec `ebpf:"propagate_conns"`
 	PropagateCounts    *ebpf.MapSpec `ebpf:"propagate_counts"`
+	PropagateFramers   *ebpf.MapSpec `ebpf:"propagate_framers"`
+	PropagateGrpc      *ebpf.MapSpec `ebpf:"propagate_grpc"`
 	PropagateLayouts   *ebpf.MapSpec `ebpf:"propagate_layouts"`
 	PropagateNames     *ebpf.MapSpec `ebpf:"propagate_names"`
 	PropagateNetworks  *ebpf.MapSpec `ebpf:"propagate_networks"`
 	PropagateNotes     *ebpf.MapSpec `ebpf:"propagate_notes"`
+	PropagatePending   *ebpf.MapSpec `ebpf:"propagate_pending"`
 	PropagateProcesses *ebpf.MapSpec `ebpf:"propagate_processes"`
 	PropagateRing      *ebpf.MapSpec `ebpf:"propagate_ring"`
 	PropagateSockets   *ebpf.MapSpec `ebpf:"propagate_sockets"`
@@ -1382,113 +1483,123 @@ type AgentMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type AgentVariableSpecs struct {
-	JoinsUsed                *ebpf.VariableSpec `ebpf:"joins_used"`
-	PropagateDotless         *ebpf.VariableSpec `ebpf:"propagate_dotless"`
-	PropagateQueued          *ebpf.VariableSpec `ebpf:"propagate_queued"`
-	PropagateTgid            *ebpf.VariableSpec `ebpf:"propagate_tgid"`
-	ReferToAutoSpan          *ebpf.VariableSpec `ebpf:"refer_to_auto_span"`
-	ReferToAutoSpanKey       *ebpf.VariableSpec `ebpf:"refer_to_auto_span_key"`
-	ReferToAutosdkBody       *ebpf.VariableSpec `ebpf:"refer_to_autosdk_body"`
-	ReferToAutosdkKind       *ebpf.VariableSpec `ebpf:"refer_to_autosdk_kind"`
-	ReferToAutosdkLayout     *ebpf.VariableSpec `ebpf:"refer_to_autosdk_layout"`
-	ReferToAutosdkRecord     *ebpf.VariableSpec `ebpf:"refer_to_autosdk_record"`
-	ReferToConnAddress       *ebpf.VariableSpec `ebpf:"refer_to_conn_address"`
-	ReferToConnAddresses     *ebpf.VariableSpec `ebpf:"refer_to_conn_addresses"`
-	ReferToConnEnds          *ebpf.VariableSpec `ebpf:"refer_to_conn_ends"`
-	ReferToCounter           *ebpf.VariableSpec `ebpf:"refer_to_counter"`
-	ReferToDropRule          *ebpf.VariableSpec `ebpf:"refer_to_drop_rule"`
-	ReferToErrorText         *ebpf.VariableSpec `ebpf:"refer_to_error_text"`
-	ReferToExecNotice        *ebpf.VariableSpec `ebpf:"refer_to_exec_notice"`
-	ReferToFoldClass         *ebpf.VariableSpec `ebpf:"refer_to_fold_class"`
-	ReferToFoldState         *ebpf.VariableSpec `ebpf:"refer_to_fold_state"`
-	ReferToFrame             *ebpf.VariableSpec `ebpf:"refer_to_frame"`
-	ReferToGoIface           *ebpf.VariableSpec `ebpf:"refer_to_go_iface"`
-	ReferToGoString          *ebpf.VariableSpec `ebpf:"refer_to_go_string"`
-	ReferToGoroutine         *ebpf.VariableSpec `ebpf:"refer_to_goroutine"`
-	ReferToGoroutineKey      *ebpf.VariableSpec `ebpf:"refer_to_goroutine_key"`
-	ReferToGrpcBody          *ebpf.VariableSpec `ebpf:"refer_to_grpc_body"`
-	ReferToGrpcEndSite       *ebpf.VariableSpec `ebpf:"refer_to_grpc_end_site"`
-	ReferToGrpcKind          *ebpf.VariableSpec `ebpf:"refer_to_grpc_kind"`
-	ReferToGrpcLayout        *ebpf.VariableSpec `ebpf:"refer_to_grpc_layout"`
-	ReferToGrpcRecord        *ebpf.VariableSpec `ebpf:"refer_to_grpc_record"`
-	ReferToGrpcStream        *ebpf.VariableSpec `ebpf:"refer_to_grpc_stream"`
-	ReferToGrpcStreamKey     *ebpf.VariableSpec `ebpf:"refer_to_grpc_stream_key"`
-	ReferToGrpcWork          *ebpf.VariableSpec `ebpf:"refer_to_grpc_work"`
-	ReferToHeader            *ebpf.VariableSpec `ebpf:"refer_to_header"`
-	ReferToHeaderValues      *ebpf.VariableSpec `ebpf:"refer_to_header_values"`
-	ReferToHistogram         *ebpf.VariableSpec `ebpf:"refer_to_histogram"`
-	ReferToHttp2Call         *ebpf.VariableSpec `ebpf:"refer_to_http2_call"`
-	ReferToHttp2CallKey      *ebpf.VariableSpec `ebpf:"refer_to_http2_call_key"`
-	ReferToHttp2Client       *ebpf.VariableSpec `ebpf:"refer_to_http2_client"`
-	ReferToHttp2clientLayout *ebpf.VariableSpec `ebpf:"refer_to_http2client_layout"`
-	ReferToHttpBeginSite     *ebpf.VariableSpec `ebpf:"refer_to_http_begin_site"`
-	ReferToHttpEndSite       *ebpf.VariableSpec `ebpf:"refer_to_http_end_site"`
-	ReferToHttpMethod        *ebpf.VariableSpec `ebpf:"refer_to_http_method"`
-	ReferToHttpRouteSite     *ebpf.VariableSpec `ebpf:"refer_to_http_route_site"`
-	ReferToHttpServer        *ebpf.VariableSpec `ebpf:"refer_to_http_server"`
-	ReferToHttpServerRecord  *ebpf.VariableSpec `ebpf:"refer_to_http_server_record"`
-	ReferToHttpText          *ebpf.VariableSpec `ebpf:"refer_to_http_text"`
-	ReferToHttpclientBody    *ebpf.VariableSpec `ebpf:"refer_to_httpclient_body"`
-	ReferToHttpclientEndSite *ebpf.VariableSpec `ebpf:"refer_to_httpclient_end_site"`
-	ReferToHttpclientFlags   *ebpf.VariableSpec `ebpf:"refer_to_httpclient_flags"`
-	ReferToHttpclientKind    *ebpf.VariableSpec `ebpf:"refer_to_httpclient_kind"`
-	ReferToHttpclientLayout  *ebpf.VariableSpec `ebpf:"refer_to_httpclient_layout"`
-	ReferToHttpclientRecord  *ebpf.VariableSpec `ebpf:"refer_to_httpclient_record"`
-	ReferToHttpclientText    *ebpf.VariableSpec `ebpf:"refer_to_httpclient_text"`
-	ReferToHttprouterSite    *ebpf.VariableSpec `ebpf:"refer_to_httprouter_site"`
-	ReferToJoin              *ebpf.VariableSpec `ebpf:"refer_to_join"`
-	ReferToJoinRequest       *ebpf.VariableSpec `ebpf:"refer_to_join_request"`
-	ReferToLineage           *ebpf.VariableSpec `ebpf:"refer_to_lineage"`
-	ReferToMapHeader         *ebpf.VariableSpec `ebpf:"refer_to_map_header"`
-	ReferToNethttpKind       *ebpf.VariableSpec `ebpf:"refer_to_nethttp_kind"`
-	ReferToNethttpLayout     *ebpf.VariableSpec `ebpf:"refer_to_nethttp_layout"`
-	ReferToPanicked          *ebpf.VariableSpec `ebpf:"refer_to_panicked"`
-	ReferToProcess           *ebpf.VariableSpec `ebpf:"refer_to_process"`
-	ReferToPropagateCounter  *ebpf.VariableSpec `ebpf:"refer_to_propagate_counter"`
-	ReferToPropagateEvent    *ebpf.VariableSpec `ebpf:"refer_to_propagate_event"`
-	ReferToPropagateHost     *ebpf.VariableSpec `ebpf:"refer_to_propagate_host"`
-	ReferToPropagateLayout   *ebpf.VariableSpec `ebpf:"refer_to_propagate_layout"`
-	ReferToPropagateName     *ebpf.VariableSpec `ebpf:"refer_to_propagate_name"`
-	ReferToPropagateNetwork  *ebpf.VariableSpec `ebpf:"refer_to_propagate_network"`
-	ReferToPropagateNote     *ebpf.VariableSpec `ebpf:"refer_to_propagate_note"`
-	ReferToPropagateSocket   *ebpf.VariableSpec `ebpf:"refer_to_propagate_socket"`
-	ReferToPropagateState    *ebpf.VariableSpec `ebpf:"refer_to_propagate_state"`
-	ReferToRecordHeader      *ebpf.VariableSpec `ebpf:"refer_to_record_header"`
-	ReferToRecordKind        *ebpf.VariableSpec `ebpf:"refer_to_record_kind"`
-	ReferToRemoteLimited     *ebpf.VariableSpec `ebpf:"refer_to_remote_limited"`
-	ReferToRouterFields      *ebpf.VariableSpec `ebpf:"refer_to_router_fields"`
-	ReferToRouterLayout      *ebpf.VariableSpec `ebpf:"refer_to_router_layout"`
-	ReferToRouterMatch       *ebpf.VariableSpec `ebpf:"refer_to_router_match"`
-	ReferToRouterSite        *ebpf.VariableSpec `ebpf:"refer_to_router_site"`
-	ReferToRuntimeLayout     *ebpf.VariableSpec `ebpf:"refer_to_runtime_layout"`
-	ReferToSampler           *ebpf.VariableSpec `ebpf:"refer_to_sampler"`
-	ReferToSdkLayout         *ebpf.VariableSpec `ebpf:"refer_to_sdk_layout"`
-	ReferToSeries            *ebpf.VariableSpec `ebpf:"refer_to_series"`
-	ReferToSeriesKey         *ebpf.VariableSpec `ebpf:"refer_to_series_key"`
-	ReferToSettings          *ebpf.VariableSpec `ebpf:"refer_to_settings"`
-	ReferToSiteKey           *ebpf.VariableSpec `ebpf:"refer_to_site_key"`
-	ReferToSpanFlags         *ebpf.VariableSpec `ebpf:"refer_to_span_flags"`
-	ReferToSqlBody           *ebpf.VariableSpec `ebpf:"refer_to_sql_body"`
-	ReferToSqlEndSite        *ebpf.VariableSpec `ebpf:"refer_to_sql_end_site"`
-	ReferToSqlHandle         *ebpf.VariableSpec `ebpf:"refer_to_sql_handle"`
-	ReferToSqlKind           *ebpf.VariableSpec `ebpf:"refer_to_sql_kind"`
-	ReferToSqlLayout         *ebpf.VariableSpec `ebpf:"refer_to_sql_layout"`
-	ReferToSqlRecord         *ebpf.VariableSpec `ebpf:"refer_to_sql_record"`
-	ReferToStashed           *ebpf.VariableSpec `ebpf:"refer_to_stashed"`
-	ReferToStderrKind        *ebpf.VariableSpec `ebpf:"refer_to_stderr_kind"`
-	ReferToStderrLayout      *ebpf.VariableSpec `ebpf:"refer_to_stderr_layout"`
-	ReferToStderrRecord      *ebpf.VariableSpec `ebpf:"refer_to_stderr_record"`
-	ReferToStderrSite        *ebpf.VariableSpec `ebpf:"refer_to_stderr_site"`
-	ReferToTableBucket       *ebpf.VariableSpec `ebpf:"refer_to_table_bucket"`
-	ReferToTableEntry        *ebpf.VariableSpec `ebpf:"refer_to_table_entry"`
-	ReferToTcpAddr           *ebpf.VariableSpec `ebpf:"refer_to_tcp_addr"`
-	ReferToTypeInfo          *ebpf.VariableSpec `ebpf:"refer_to_type_info"`
-	ReferToTypeKey           *ebpf.VariableSpec `ebpf:"refer_to_type_key"`
-	ReferToTypeRole          *ebpf.VariableSpec `ebpf:"refer_to_type_role"`
-	ReferToUnwanted          *ebpf.VariableSpec `ebpf:"refer_to_unwanted"`
-	RingWokenNs              *ebpf.VariableSpec `ebpf:"ring_woken_ns"`
-	TableBuckets             *ebpf.VariableSpec `ebpf:"table_buckets"`
-	WithoutCookies           *ebpf.VariableSpec `ebpf:"without_cookies"`
+	JoinsUsed                    *ebpf.VariableSpec `ebpf:"joins_used"`
+	PropagateDotless             *ebpf.VariableSpec `ebpf:"propagate_dotless"`
+	PropagateQueued              *ebpf.VariableSpec `ebpf:"propagate_queued"`
+	PropagateTgid                *ebpf.VariableSpec `ebpf:"propagate_tgid"`
+	PropagateWrites              *ebpf.VariableSpec `ebpf:"propagate_writes"`
+	ReferToAutoSpan              *ebpf.VariableSpec `ebpf:"refer_to_auto_span"`
+	ReferToAutoSpanKey           *ebpf.VariableSpec `ebpf:"refer_to_auto_span_key"`
+	ReferToAutosdkBody           *ebpf.VariableSpec `ebpf:"refer_to_autosdk_body"`
+	ReferToAutosdkKind           *ebpf.VariableSpec `ebpf:"refer_to_autosdk_kind"`
+	ReferToAutosdkLayout         *ebpf.VariableSpec `ebpf:"refer_to_autosdk_layout"`
+	ReferToAutosdkRecord         *ebpf.VariableSpec `ebpf:"refer_to_autosdk_record"`
+	ReferToConnAddress           *ebpf.VariableSpec `ebpf:"refer_to_conn_address"`
+	ReferToConnAddresses         *ebpf.VariableSpec `ebpf:"refer_to_conn_addresses"`
+	ReferToConnEnds              *ebpf.VariableSpec `ebpf:"refer_to_conn_ends"`
+	ReferToCounter               *ebpf.VariableSpec `ebpf:"refer_to_counter"`
+	ReferToDropRule              *ebpf.VariableSpec `ebpf:"refer_to_drop_rule"`
+	ReferToErrorText             *ebpf.VariableSpec `ebpf:"refer_to_error_text"`
+	ReferToExecNotice            *ebpf.VariableSpec `ebpf:"refer_to_exec_notice"`
+	ReferToFoldClass             *ebpf.VariableSpec `ebpf:"refer_to_fold_class"`
+	ReferToFoldState             *ebpf.VariableSpec `ebpf:"refer_to_fold_state"`
+	ReferToFrame                 *ebpf.VariableSpec `ebpf:"refer_to_frame"`
+	ReferToGoIface               *ebpf.VariableSpec `ebpf:"refer_to_go_iface"`
+	ReferToGoString              *ebpf.VariableSpec `ebpf:"refer_to_go_string"`
+	ReferToGoroutine             *ebpf.VariableSpec `ebpf:"refer_to_goroutine"`
+	ReferToGoroutineKey          *ebpf.VariableSpec `ebpf:"refer_to_goroutine_key"`
+	ReferToGrpcBody              *ebpf.VariableSpec `ebpf:"refer_to_grpc_body"`
+	ReferToGrpcEndSite           *ebpf.VariableSpec `ebpf:"refer_to_grpc_end_site"`
+	ReferToGrpcKind              *ebpf.VariableSpec `ebpf:"refer_to_grpc_kind"`
+	ReferToGrpcLayout            *ebpf.VariableSpec `ebpf:"refer_to_grpc_layout"`
+	ReferToGrpcRecord            *ebpf.VariableSpec `ebpf:"refer_to_grpc_record"`
+	ReferToGrpcStream            *ebpf.VariableSpec `ebpf:"refer_to_grpc_stream"`
+	ReferToGrpcStreamKey         *ebpf.VariableSpec `ebpf:"refer_to_grpc_stream_key"`
+	ReferToGrpcWork              *ebpf.VariableSpec `ebpf:"refer_to_grpc_work"`
+	ReferToHeader                *ebpf.VariableSpec `ebpf:"refer_to_header"`
+	ReferToHeaderValues          *ebpf.VariableSpec `ebpf:"refer_to_header_values"`
+	ReferToHistogram             *ebpf.VariableSpec `ebpf:"refer_to_histogram"`
+	ReferToHttp2Call             *ebpf.VariableSpec `ebpf:"refer_to_http2_call"`
+	ReferToHttp2CallKey          *ebpf.VariableSpec `ebpf:"refer_to_http2_call_key"`
+	ReferToHttp2Client           *ebpf.VariableSpec `ebpf:"refer_to_http2_client"`
+	ReferToHttp2clientLayout     *ebpf.VariableSpec `ebpf:"refer_to_http2client_layout"`
+	ReferToHttpBeginSite         *ebpf.VariableSpec `ebpf:"refer_to_http_begin_site"`
+	ReferToHttpEndSite           *ebpf.VariableSpec `ebpf:"refer_to_http_end_site"`
+	ReferToHttpMethod            *ebpf.VariableSpec `ebpf:"refer_to_http_method"`
+	ReferToHttpRouteSite         *ebpf.VariableSpec `ebpf:"refer_to_http_route_site"`
+	ReferToHttpServer            *ebpf.VariableSpec `ebpf:"refer_to_http_server"`
+	ReferToHttpServerRecord      *ebpf.VariableSpec `ebpf:"refer_to_http_server_record"`
+	ReferToHttpText              *ebpf.VariableSpec `ebpf:"refer_to_http_text"`
+	ReferToHttpclientBody        *ebpf.VariableSpec `ebpf:"refer_to_httpclient_body"`
+	ReferToHttpclientEndSite     *ebpf.VariableSpec `ebpf:"refer_to_httpclient_end_site"`
+	ReferToHttpclientFlags       *ebpf.VariableSpec `ebpf:"refer_to_httpclient_flags"`
+	ReferToHttpclientKind        *ebpf.VariableSpec `ebpf:"refer_to_httpclient_kind"`
+	ReferToHttpclientLayout      *ebpf.VariableSpec `ebpf:"refer_to_httpclient_layout"`
+	ReferToHttpclientRecord      *ebpf.VariableSpec `ebpf:"refer_to_httpclient_record"`
+	ReferToHttpclientText        *ebpf.VariableSpec `ebpf:"refer_to_httpclient_text"`
+	ReferToHttprouterSite        *ebpf.VariableSpec `ebpf:"refer_to_httprouter_site"`
+	ReferToJoin                  *ebpf.VariableSpec `ebpf:"refer_to_join"`
+	ReferToJoinRequest           *ebpf.VariableSpec `ebpf:"refer_to_join_request"`
+	ReferToLineage               *ebpf.VariableSpec `ebpf:"refer_to_lineage"`
+	ReferToMapHeader             *ebpf.VariableSpec `ebpf:"refer_to_map_header"`
+	ReferToNethttpKind           *ebpf.VariableSpec `ebpf:"refer_to_nethttp_kind"`
+	ReferToNethttpLayout         *ebpf.VariableSpec `ebpf:"refer_to_nethttp_layout"`
+	ReferToPanicked              *ebpf.VariableSpec `ebpf:"refer_to_panicked"`
+	ReferToProcess               *ebpf.VariableSpec `ebpf:"refer_to_process"`
+	ReferToPropagateAddress      *ebpf.VariableSpec `ebpf:"refer_to_propagate_address"`
+	ReferToPropagateBufferLayout *ebpf.VariableSpec `ebpf:"refer_to_propagate_buffer_layout"`
+	ReferToPropagateCounter      *ebpf.VariableSpec `ebpf:"refer_to_propagate_counter"`
+	ReferToPropagateEvent        *ebpf.VariableSpec `ebpf:"refer_to_propagate_event"`
+	ReferToPropagateField        *ebpf.VariableSpec `ebpf:"refer_to_propagate_field"`
+	ReferToPropagateGrpcLayout   *ebpf.VariableSpec `ebpf:"refer_to_propagate_grpc_layout"`
+	ReferToPropagateHost         *ebpf.VariableSpec `ebpf:"refer_to_propagate_host"`
+	ReferToPropagateHttp2Layout  *ebpf.VariableSpec `ebpf:"refer_to_propagate_http2_layout"`
+	ReferToPropagateLayout       *ebpf.VariableSpec `ebpf:"refer_to_propagate_layout"`
+	ReferToPropagateName         *ebpf.VariableSpec `ebpf:"refer_to_propagate_name"`
+	ReferToPropagateNetwork      *ebpf.VariableSpec `ebpf:"refer_to_propagate_network"`
+	ReferToPropagateNote         *ebpf.VariableSpec `ebpf:"refer_to_propagate_note"`
+	ReferToPropagateOwn          *ebpf.VariableSpec `ebpf:"refer_to_propagate_own"`
+	ReferToPropagateProcess      *ebpf.VariableSpec `ebpf:"refer_to_propagate_process"`
+	ReferToPropagateSocket       *ebpf.VariableSpec `ebpf:"refer_to_propagate_socket"`
+	ReferToPropagateState        *ebpf.VariableSpec `ebpf:"refer_to_propagate_state"`
+	ReferToPropagateWrite        *ebpf.VariableSpec `ebpf:"refer_to_propagate_write"`
+	ReferToPropagateWriteKey     *ebpf.VariableSpec `ebpf:"refer_to_propagate_write_key"`
+	ReferToRecordHeader          *ebpf.VariableSpec `ebpf:"refer_to_record_header"`
+	ReferToRecordKind            *ebpf.VariableSpec `ebpf:"refer_to_record_kind"`
+	ReferToRemoteLimited         *ebpf.VariableSpec `ebpf:"refer_to_remote_limited"`
+	ReferToRouterFields          *ebpf.VariableSpec `ebpf:"refer_to_router_fields"`
+	ReferToRouterLayout          *ebpf.VariableSpec `ebpf:"refer_to_router_layout"`
+	ReferToRouterMatch           *ebpf.VariableSpec `ebpf:"refer_to_router_match"`
+	ReferToRouterSite            *ebpf.VariableSpec `ebpf:"refer_to_router_site"`
+	ReferToRuntimeLayout         *ebpf.VariableSpec `ebpf:"refer_to_runtime_layout"`
+	ReferToSampler               *ebpf.VariableSpec `ebpf:"refer_to_sampler"`
+	ReferToSdkLayout             *ebpf.VariableSpec `ebpf:"refer_to_sdk_layout"`
+	ReferToSeries                *ebpf.VariableSpec `ebpf:"refer_to_series"`
+	ReferToSeriesKey             *ebpf.VariableSpec `ebpf:"refer_to_series_key"`
+	ReferToSettings              *ebpf.VariableSpec `ebpf:"refer_to_settings"`
+	ReferToSiteKey               *ebpf.VariableSpec `ebpf:"refer_to_site_key"`
+	ReferToSpanFlags             *ebpf.VariableSpec `ebpf:"refer_to_span_flags"`
+	ReferToSqlBody               *ebpf.VariableSpec `ebpf:"refer_to_sql_body"`
+	ReferToSqlEndSite            *ebpf.VariableSpec `ebpf:"refer_to_sql_end_site"`
+	ReferToSqlHandle             *ebpf.VariableSpec `ebpf:"refer_to_sql_handle"`
+	ReferToSqlKind               *ebpf.VariableSpec `ebpf:"refer_to_sql_kind"`
+	ReferToSqlLayout             *ebpf.VariableSpec `ebpf:"refer_to_sql_layout"`
+	ReferToSqlRecord             *ebpf.VariableSpec `ebpf:"refer_to_sql_record"`
+	ReferToStashed               *ebpf.VariableSpec `ebpf:"refer_to_stashed"`
+	ReferToStderrKind            *ebpf.VariableSpec `ebpf:"refer_to_stderr_kind"`
+	ReferToStderrLayout          *ebpf.VariableSpec `ebpf:"refer_to_stderr_layout"`
+	ReferToStderrRecord          *ebpf.VariableSpec `ebpf:"refer_to_stderr_record"`
+	ReferToStderrSite            *ebpf.VariableSpec `ebpf:"refer_to_stderr_site"`
+	ReferToTableBucket           *ebpf.VariableSpec `ebpf:"refer_to_table_bucket"`
+	ReferToTableEntry            *ebpf.VariableSpec `ebpf:"refer_to_table_entry"`
+	ReferToTcpAddr               *ebpf.VariableSpec `ebpf:"refer_to_tcp_addr"`
+	ReferToTypeInfo              *ebpf.VariableSpec `ebpf:"refer_to_type_info"`
+	ReferToTypeKey               *ebpf.VariableSpec `ebpf:"refer_to_type_key"`
+	ReferToTypeRole              *ebpf.VariableSpec `ebpf:"refer_to_type_role"`
+	ReferToUnwanted              *ebpf.VariableSpec `ebpf:"refer_to_unwanted"`
+	RingWokenNs                  *ebpf.VariableSpec `ebpf:"ring_woken_ns"`
+	TableBuckets                 *ebpf.VariableSpec `ebpf:"table_buckets"`
+	WithoutCookies               *ebpf.VariableSpec `ebpf:"without_cookies"`
 }
 
 // AgentObjects contains all objects after they have been loaded into the kernel.
@@ -1531,13 +1642,17 @@ type AgentMaps struct {
 	NethttpLayouts     *ebpf.Map `ebpf:"nethttp_layouts"`
 	Panics             *ebpf.Map `ebpf:"panics"`
 	Processes          *ebpf.Map `ebpf:"processes"`
+	PropagateBuffers   *ebpf.Map `ebpf:"propagate_buffers"`
 	PropagateConnected *ebpf.Map `ebpf:"propagate_connected"`
 	PropagateConns     *ebpf.Map `ebpf:"propagate_conns"`
 	PropagateCounts    *ebpf.Map `ebpf:"propagate_counts"`
+	PropagateFramers   *ebpf.Map `ebpf:"propagate_framers"`
+	PropagateGrpc      *ebpf.Map `ebpf:"propagate_grpc"`
 	PropagateLayouts   *ebpf.Map `ebpf:"propagate_layouts"`
 	PropagateNames     *ebpf.Map `ebpf:"propagate_names"`
 	PropagateNetworks  *ebpf.Map `ebpf:"propagate_networks"`
 	PropagateNotes     *ebpf.Map `ebpf:"propagate_notes"`
+	PropagatePending   *ebpf.Map `ebpf:"propagate_pending"`
 	PropagateProcesses *ebpf.Map `ebpf:"propagate_processes"`
 	PropagateRing      *ebpf.Map `ebpf:"propagate_ring"`
 	PropagateSockets   *ebpf.Map `ebpf:"propagate_sockets"`
@@ -1574,13 +1689,17 @@ func (m *AgentMaps) Close() error {
 		m.NethttpLayouts,
 		m.Panics,
 		m.Processes,
+		m.PropagateBuffers,
 		m.PropagateConnected,
 		m.PropagateConns,
 		m.PropagateCounts,
+		m.PropagateFramers,
+		m.PropagateGrpc,
 		m.PropagateLayouts,
 		m.PropagateNames,
 		m.PropagateNetworks,
 		m.PropagateNotes,
+		m.PropagatePending,
 		m.PropagateProcesses,
 		m.PropagateRing,
 		m.PropagateSockets,
@@ -1600,113 +1719,123 @@ func (m *AgentMaps) Close() error {
 //
 // It can be passed to LoadAgentObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AgentVariables struct {
-	JoinsUsed                *ebpf.Variable `ebpf:"joins_used"`
-	PropagateDotless         *ebpf.Variable `ebpf:"propagate_dotless"`
-	PropagateQueued          *ebpf.Variable `ebpf:"propagate_queued"`
-	PropagateTgid            *ebpf.Variable `ebpf:"propagate_tgid"`
-	ReferToAutoSpan          *ebpf.Variable `ebpf:"refer_to_auto_span"`
-	ReferToAutoSpanKey       *ebpf.Variable `ebpf:"refer_to_auto_span_key"`
-	ReferToAutosdkBody       *ebpf.Variable `ebpf:"refer_to_autosdk_body"`
-	ReferToAutosdkKind       *ebpf.Variable `ebpf:"refer_to_autosdk_kind"`
-	ReferToAutosdkLayout     *ebpf.Variable `ebpf:"refer_to_autosdk_layout"`
-	ReferToAutosdkRecord     *ebpf.Variable `ebpf:"refer_to_autosdk_record"`
-	ReferToConnAddress       *ebpf.Variable `ebpf:"refer_to_conn_address"`
-	ReferToConnAddresses     *ebpf.Variable `ebpf:"refer_to_conn_addresses"`
-	ReferToConnEnds          *ebpf.Variable `ebpf:"refer_to_conn_ends"`
-	ReferToCounter           *ebpf.Variable `ebpf:"refer_to_counter"`
-	ReferToDropRule          *ebpf.Variable `ebpf:"refer_to_drop_rule"`
-	ReferToErrorText         *ebpf.Variable `ebpf:"refer_to_error_text"`
-	ReferToExecNotice        *ebpf.Variable `ebpf:"refer_to_exec_notice"`
-	ReferToFoldClass         *ebpf.Variable `ebpf:"refer_to_fold_class"`
-	ReferToFoldState         *ebpf.Variable `ebpf:"refer_to_fold_state"`
-	ReferToFrame             *ebpf.Variable `ebpf:"refer_to_frame"`
-	ReferToGoIface           *ebpf.Variable `ebpf:"refer_to_go_iface"`
-	ReferToGoString          *ebpf.Variable `ebpf:"refer_to_go_string"`
-	ReferToGoroutine         *ebpf.Variable `ebpf:"refer_to_goroutine"`
-	ReferToGoroutineKey      *ebpf.Variable `ebpf:"refer_to_goroutine_key"`
-	ReferToGrpcBody          *ebpf.Variable `ebpf:"refer_to_grpc_body"`
-	ReferToGrpcEndSite       *ebpf.Variable `ebpf:"refer_to_grpc_end_site"`
-	ReferToGrpcKind          *ebpf.Variable `ebpf:"refer_to_grpc_kind"`
-	ReferToGrpcLayout        *ebpf.Variable `ebpf:"refer_to_grpc_layout"`
-	ReferToGrpcRecord        *ebpf.Variable `ebpf:"refer_to_grpc_record"`
-	ReferToGrpcStream        *ebpf.Variable `ebpf:"refer_to_grpc_stream"`
-	ReferToGrpcStreamKey     *ebpf.Variable `ebpf:"refer_to_grpc_stream_key"`
-	ReferToGrpcWork          *ebpf.Variable `ebpf:"refer_to_grpc_work"`
-	ReferToHeader            *ebpf.Variable `ebpf:"refer_to_header"`
-	ReferToHeaderValues      *ebpf.Variable `ebpf:"refer_to_header_values"`
-	ReferToHistogram         *ebpf.Variable `ebpf:"refer_to_histogram"`
-	ReferToHttp2Call         *ebpf.Variable `ebpf:"refer_to_http2_call"`
-	ReferToHttp2CallKey      *ebpf.Variable `ebpf:"refer_to_http2_call_key"`
-	ReferToHttp2Client       *ebpf.Variable `ebpf:"refer_to_http2_client"`
-	ReferToHttp2clientLayout *ebpf.Variable `ebpf:"refer_to_http2client_layout"`
-	ReferToHttpBeginSite     *ebpf.Variable `ebpf:"refer_to_http_begin_site"`
-	ReferToHttpEndSite       *ebpf.Variable `ebpf:"refer_to_http_end_site"`
-	ReferToHttpMethod        *ebpf.Variable `ebpf:"refer_to_http_method"`
-	ReferToHttpRouteSite     *ebpf.Variable `ebpf:"refer_to_http_route_site"`
-	ReferToHttpServer        *ebpf.Variable `ebpf:"refer_to_http_server"`
-	ReferToHttpServerRecord  *ebpf.Variable `ebpf:"refer_to_http_server_record"`
-	ReferToHttpText          *ebpf.Variable `ebpf:"refer_to_http_text"`
-	ReferToHttpclientBody    *ebpf.Variable `ebpf:"refer_to_httpclient_body"`
-	ReferToHttpclientEndSite *ebpf.Variable `ebpf:"refer_to_httpclient_end_site"`
-	ReferToHttpclientFlags   *ebpf.Variable `ebpf:"refer_to_httpclient_flags"`
-	ReferToHttpclientKind    *ebpf.Variable `ebpf:"refer_to_httpclient_kind"`
-	ReferToHttpclientLayout  *ebpf.Variable `ebpf:"refer_to_httpclient_layout"`
-	ReferToHttpclientRecord  *ebpf.Variable `ebpf:"refer_to_httpclient_record"`
-	ReferToHttpclientText    *ebpf.Variable `ebpf:"refer_to_httpclient_text"`
-	ReferToHttprouterSite    *ebpf.Variable `ebpf:"refer_to_httprouter_site"`
-	ReferToJoin              *ebpf.Variable `ebpf:"refer_to_join"`
-	ReferToJoinRequest       *ebpf.Variable `ebpf:"refer_to_join_request"`
-	ReferToLineage           *ebpf.Variable `ebpf:"refer_to_lineage"`
-	ReferToMapHeader         *ebpf.Variable `ebpf:"refer_to_map_header"`
-	ReferToNethttpKind       *ebpf.Variable `ebpf:"refer_to_nethttp_kind"`
-	ReferToNethttpLayout     *ebpf.Variable `ebpf:"refer_to_nethttp_layout"`
-	ReferToPanicked          *ebpf.Variable `ebpf:"refer_to_panicked"`
-	ReferToProcess           *ebpf.Variable `ebpf:"refer_to_process"`
-	ReferToPropagateCounter  *ebpf.Variable `ebpf:"refer_to_propagate_counter"`
-	ReferToPropagateEvent    *ebpf.Variable `ebpf:"refer_to_propagate_event"`
-	ReferToPropagateHost     *ebpf.Variable `ebpf:"refer_to_propagate_host"`
-	ReferToPropagateLayout   *ebpf.Variable `ebpf:"refer_to_propagate_layout"`
-	ReferToPropagateName     *ebpf.Variable `ebpf:"refer_to_propagate_name"`
-	ReferToPropagateNetwork  *ebpf.Variable `ebpf:"refer_to_propagate_network"`
-	ReferToPropagateNote     *ebpf.Variable `ebpf:"refer_to_propagate_note"`
-	ReferToPropagateSocket   *ebpf.Variable `ebpf:"refer_to_propagate_socket"`
-	ReferToPropagateState    *ebpf.Variable `ebpf:"refer_to_propagate_state"`
-	ReferToRecordHeader      *ebpf.Variable `ebpf:"refer_to_record_header"`
-	ReferToRecordKind        *ebpf.Variable `ebpf:"refer_to_record_kind"`
-	ReferToRemoteLimited     *ebpf.Variable `ebpf:"refer_to_remote_limited"`
-	ReferToRouterFields      *ebpf.Variable `ebpf:"refer_to_router_fields"`
-	ReferToRouterLayout      *ebpf.Variable `ebpf:"refer_to_router_layout"`
-	ReferToRouterMatch       *ebpf.Variable `ebpf:"refer_to_router_match"`
-	ReferToRouterSite        *ebpf.Variable `ebpf:"refer_to_router_site"`
-	ReferToRuntimeLayout     *ebpf.Variable `ebpf:"refer_to_runtime_layout"`
-	ReferToSampler           *ebpf.Variable `ebpf:"refer_to_sampler"`
-	ReferToSdkLayout         *ebpf.Variable `ebpf:"refer_to_sdk_layout"`
-	ReferToSeries            *ebpf.Variable `ebpf:"refer_to_series"`
-	ReferToSeriesKey         *ebpf.Variable `ebpf:"refer_to_series_key"`
-	ReferToSettings          *ebpf.Variable `ebpf:"refer_to_settings"`
-	ReferToSiteKey           *ebpf.Variable `ebpf:"refer_to_site_key"`
-	ReferToSpanFlags         *ebpf.Variable `ebpf:"refer_to_span_flags"`
-	ReferToSqlBody           *ebpf.Variable `ebpf:"refer_to_sql_body"`
-	ReferToSqlEndSite        *ebpf.Variable `ebpf:"refer_to_sql_end_site"`
-	ReferToSqlHandle         *ebpf.Variable `ebpf:"refer_to_sql_handle"`
-	ReferToSqlKind           *ebpf.Variable `ebpf:"refer_to_sql_kind"`
-	ReferToSqlLayout         *ebpf.Variable `ebpf:"refer_to_sql_layout"`
-	ReferToSqlRecord         *ebpf.Variable `ebpf:"refer_to_sql_record"`
-	ReferToStashed           *ebpf.Variable `ebpf:"refer_to_stashed"`
-	ReferToStderrKind        *ebpf.Variable `ebpf:"refer_to_stderr_kind"`
-	ReferToStderrLayout      *ebpf.Variable `ebpf:"refer_to_stderr_layout"`
-	ReferToStderrRecord      *ebpf.Variable `ebpf:"refer_to_stderr_record"`
-	ReferToStderrSite        *ebpf.Variable `ebpf:"refer_to_stderr_site"`
-	ReferToTableBucket       *ebpf.Variable `ebpf:"refer_to_table_bucket"`
-	ReferToTableEntry        *ebpf.Variable `ebpf:"refer_to_table_entry"`
-	ReferToTcpAddr           *ebpf.Variable `ebpf:"refer_to_tcp_addr"`
-	ReferToTypeInfo          *ebpf.Variable `ebpf:"refer_to_type_info"`
-	ReferToTypeKey           *ebpf.Variable `ebpf:"refer_to_type_key"`
-	ReferToTypeRole          *ebpf.Variable `ebpf:"refer_to_type_role"`
-	ReferToUnwanted          *ebpf.Variable `ebpf:"refer_to_unwanted"`
-	RingWokenNs              *ebpf.Variable `ebpf:"ring_woken_ns"`
-	TableBuckets             *ebpf.Variable `ebpf:"table_buckets"`
-	WithoutCookies           *ebpf.Variable `ebpf:"without_cookies"`
+	JoinsUsed                    *ebpf.Variable `ebpf:"joins_used"`
+	PropagateDotless             *ebpf.Variable `ebpf:"propagate_dotless"`
+	PropagateQueued              *ebpf.Variable `ebpf:"propagate_queued"`
+	PropagateTgid                *ebpf.Variable `ebpf:"propagate_tgid"`
+	PropagateWrites              *ebpf.Variable `ebpf:"propagate_writes"`
+	ReferToAutoSpan              *ebpf.Variable `ebpf:"refer_to_auto_span"`
+	ReferToAutoSpanKey           *ebpf.Variable `ebpf:"refer_to_auto_span_key"`
+	ReferToAutosdkBody           *ebpf.Variable `ebpf:"refer_to_autosdk_body"`
+	ReferToAutosdkKind           *ebpf.Variable `ebpf:"refer_to_autosdk_kind"`
+	ReferToAutosdkLayout         *ebpf.Variable `ebpf:"refer_to_autosdk_layout"`
+	ReferToAutosdkRecord         *ebpf.Variable `ebpf:"refer_to_autosdk_record"`
+	ReferToConnAddress           *ebpf.Variable `ebpf:"refer_to_conn_address"`
+	ReferToConnAddresses         *ebpf.Variable `ebpf:"refer_to_conn_addresses"`
+	ReferToConnEnds              *ebpf.Variable `ebpf:"refer_to_conn_ends"`
+	ReferToCounter               *ebpf.Variable `ebpf:"refer_to_counter"`
+	ReferToDropRule              *ebpf.Variable `ebpf:"refer_to_drop_rule"`
+	ReferToErrorText             *ebpf.Variable `ebpf:"refer_to_error_text"`
+	ReferToExecNotice            *ebpf.Variable `ebpf:"refer_to_exec_notice"`
+	ReferToFoldClass             *ebpf.Variable `ebpf:"refer_to_fold_class"`
+	ReferToFoldState             *ebpf.Variable `ebpf:"refer_to_fold_state"`
+	ReferToFrame                 *ebpf.Variable `ebpf:"refer_to_frame"`
+	ReferToGoIface               *ebpf.Variable `ebpf:"refer_to_go_iface"`
+	ReferToGoString              *ebpf.Variable `ebpf:"refer_to_go_string"`
+	ReferToGoroutine             *ebpf.Variable `ebpf:"refer_to_goroutine"`
+	ReferToGoroutineKey          *ebpf.Variable `ebpf:"refer_to_goroutine_key"`
+	ReferToGrpcBody              *ebpf.Variable `ebpf:"refer_to_grpc_body"`
+	ReferToGrpcEndSite           *ebpf.Variable `ebpf:"refer_to_grpc_end_site"`
+	ReferToGrpcKind              *ebpf.Variable `ebpf:"refer_to_grpc_kind"`
+	ReferToGrpcLayout            *ebpf.Variable `ebpf:"refer_to_grpc_layout"`
+	ReferToGrpcRecord            *ebpf.Variable `ebpf:"refer_to_grpc_record"`
+	ReferToGrpcStream            *ebpf.Variable `ebpf:"refer_to_grpc_stream"`
+	ReferToGrpcStreamKey         *ebpf.Variable `ebpf:"refer_to_grpc_stream_key"`
+	ReferToGrpcWork              *ebpf.Variable `ebpf:"refer_to_grpc_work"`
+	ReferToHeader                *ebpf.Variable `ebpf:"refer_to_header"`
+	ReferToHeaderValues          *ebpf.Variable `ebpf:"refer_to_header_values"`
+	ReferToHistogram             *ebpf.Variable `ebpf:"refer_to_histogram"`
+	ReferToHttp2Call             *ebpf.Variable `ebpf:"refer_to_http2_call"`
+	ReferToHttp2CallKey          *ebpf.Variable `ebpf:"refer_to_http2_call_key"`
+	ReferToHttp2Client           *ebpf.Variable `ebpf:"refer_to_http2_client"`
+	ReferToHttp2clientLayout     *ebpf.Variable `ebpf:"refer_to_http2client_layout"`
+	ReferToHttpBeginSite         *ebpf.Variable `ebpf:"refer_to_http_begin_site"`
+	ReferToHttpEndSite           *ebpf.Variable `ebpf:"refer_to_http_end_site"`
+	ReferToHttpMethod            *ebpf.Variable `ebpf:"refer_to_http_method"`
+	ReferToHttpRouteSite         *ebpf.Variable `ebpf:"refer_to_http_route_site"`
+	ReferToHttpServer            *ebpf.Variable `ebpf:"refer_to_http_server"`
+	ReferToHttpServerRecord      *ebpf.Variable `ebpf:"refer_to_http_server_record"`
+	ReferToHttpText              *ebpf.Variable `ebpf:"refer_to_http_text"`
+	ReferToHttpclientBody        *ebpf.Variable `ebpf:"refer_to_httpclient_body"`
+	ReferToHttpclientEndSite     *ebpf.Variable `ebpf:"refer_to_httpclient_end_site"`
+	ReferToHttpclientFlags       *ebpf.Variable `ebpf:"refer_to_httpclient_flags"`
+	ReferToHttpclientKind        *ebpf.Variable `ebpf:"refer_to_httpclient_kind"`
+	ReferToHttpclientLayout      *ebpf.Variable `ebpf:"refer_to_httpclient_layout"`
+	ReferToHttpclientRecord      *ebpf.Variable `ebpf:"refer_to_httpclient_record"`
+	ReferToHttpclientText        *ebpf.Variable `ebpf:"refer_to_httpclient_text"`
+	ReferToHttprouterSite        *ebpf.Variable `ebpf:"refer_to_httprouter_site"`
+	ReferToJoin                  *ebpf.Variable `ebpf:"refer_to_join"`
+	ReferToJoinRequest           *ebpf.Variable `ebpf:"refer_to_join_request"`
+	ReferToLineage               *ebpf.Variable `ebpf:"refer_to_lineage"`
+	ReferToMapHeader             *ebpf.Variable `ebpf:"refer_to_map_header"`
+	ReferToNethttpKind           *ebpf.Variable `ebpf:"refer_to_nethttp_kind"`
+	ReferToNethttpLayout         *ebpf.Variable `ebpf:"refer_to_nethttp_layout"`
+	ReferToPanicked              *ebpf.Variable `ebpf:"refer_to_panicked"`
+	ReferToProcess               *ebpf.Variable `ebpf:"refer_to_process"`
+	ReferToPropagateAddress      *ebpf.Variable `ebpf:"refer_to_propagate_address"`
+	ReferToPropagateBufferLayout *ebpf.Variable `ebpf:"refer_to_propagate_buffer_layout"`
+	ReferToPropagateCounter      *ebpf.Variable `ebpf:"refer_to_propagate_counter"`
+	ReferToPropagateEvent        *ebpf.Variable `ebpf:"refer_to_propagate_event"`
+	ReferToPropagateField        *ebpf.Variable `ebpf:"refer_to_propagate_field"`
+	ReferToPropagateGrpcLayout   *ebpf.Variable `ebpf:"refer_to_propagate_grpc_layout"`
+	ReferToPropagateHost         *ebpf.Variable `ebpf:"refer_to_propagate_host"`
+	ReferToPropagateHttp2Layout  *ebpf.Variable `ebpf:"refer_to_propagate_http2_layout"`
+	ReferToPropagateLayout       *ebpf.Variable `ebpf:"refer_to_propagate_layout"`
+	ReferToPropagateName         *ebpf.Variable `ebpf:"refer_to_propagate_name"`
+	ReferToPropagateNetwork      *ebpf.Variable `ebpf:"refer_to_propagate_network"`
+	ReferToPropagateNote         *ebpf.Variable `ebpf:"refer_to_propagate_note"`
+	ReferToPropagateOwn          *ebpf.Variable `ebpf:"refer_to_propagate_own"`
+	ReferToPropagateProcess      *ebpf.Variable `ebpf:"refer_to_propagate_process"`
+	ReferToPropagateSocket       *ebpf.Variable `ebpf:"refer_to_propagate_socket"`
+	ReferToPropagateState        *ebpf.Variable `ebpf:"refer_to_propagate_state"`
+	ReferToPropagateWrite        *ebpf.Variable `ebpf:"refer_to_propagate_write"`
+	ReferToPropagateWriteKey     *ebpf.Variable `ebpf:"refer_to_propagate_write_key"`
+	ReferToRecordHeader          *ebpf.Variable `ebpf:"refer_to_record_header"`
+	ReferToRecordKind            *ebpf.Variable `ebpf:"refer_to_record_kind"`
+	ReferToRemoteLimited         *ebpf.Variable `ebpf:"refer_to_remote_limited"`
+	ReferToRouterFields          *ebpf.Variable `ebpf:"refer_to_router_fields"`
+	ReferToRouterLayout          *ebpf.Variable `ebpf:"refer_to_router_layout"`
+	ReferToRouterMatch           *ebpf.Variable `ebpf:"refer_to_router_match"`
+	ReferToRouterSite            *ebpf.Variable `ebpf:"refer_to_router_site"`
+	ReferToRuntimeLayout         *ebpf.Variable `ebpf:"refer_to_runtime_layout"`
+	ReferToSampler               *ebpf.Variable `ebpf:"refer_to_sampler"`
+	ReferToSdkLayout             *ebpf.Variable `ebpf:"refer_to_sdk_layout"`
+	ReferToSeries                *ebpf.Variable `ebpf:"refer_to_series"`
+	ReferToSeriesKey             *ebpf.Variable `ebpf:"refer_to_series_key"`
+	ReferToSettings              *ebpf.Variable `ebpf:"refer_to_settings"`
+	ReferToSiteKey               *ebpf.Variable `ebpf:"refer_to_site_key"`
+	ReferToSpanFlags             *ebpf.Variable `ebpf:"refer_to_span_flags"`
+	ReferToSqlBody               *ebpf.Variable `ebpf:"refer_to_sql_body"`
+	ReferToSqlEndSite            *ebpf.Variable `ebpf:"refer_to_sql_end_site"`
+	ReferToSqlHandle             *ebpf.Variable `ebpf:"refer_to_sql_handle"`
+	ReferToSqlKind               *ebpf.Variable `ebpf:"refer_to_sql_kind"`
+	ReferToSqlLayout             *ebpf.Variable `ebpf:"refer_to_sql_layout"`
+	ReferToSqlRecord             *ebpf.Variable `ebpf:"refer_to_sql_record"`
+	ReferToStashed               *ebpf.Variable `ebpf:"refer_to_stashed"`
+	ReferToStderrKind            *ebpf.Variable `ebpf:"refer_to_stderr_kind"`
+	ReferToStderrLayout          *ebpf.Variable `ebpf:"refer_to_stderr_layout"`
+	ReferToStderrRecord          *ebpf.Variable `ebpf:"refer_to_stderr_record"`
+	ReferToStderrSite            *ebpf.Variable `ebpf:"refer_to_stderr_site"`
+	ReferToTableBucket           *ebpf.Variable `ebpf:"refer_to_table_bucket"`
+	ReferToTableEntry            *ebpf.Variable `ebpf:"refer_to_table_entry"`
+	ReferToTcpAddr               *ebpf.Variable `ebpf:"refer_to_tcp_addr"`
+	ReferToTypeInfo              *ebpf.Variable `ebpf:"refer_to_type_info"`
+	ReferToTypeKey               *ebpf.Variable `ebpf:"refer_to_type_key"`
+	ReferToTypeRole              *ebpf.Variable `ebpf:"refer_to_type_role"`
+	ReferToUnwanted              *ebpf.Variable `ebpf:"refer_to_unwanted"`
+	RingWokenNs                  *ebpf.Variable `ebpf:"ring_woken_ns"`
+	TableBuckets                 *ebpf.Variable `ebpf:"table_buckets"`
+	WithoutCookies               *ebpf.Variable `ebpf:"without_cookies"`
 }
 
 // AgentPrograms contains all programs after they have been loaded into the kernel.
@@ -1731,10 +1860,16 @@ type AgentPrograms struct {
 	NethttpServerBegin  *ebpf.Program `ebpf:"nethttp_server_begin"`
 	NethttpServerEnd    *ebpf.Program `ebpf:"nethttp_server_end"`
 	ProcessExec         *ebpf.Program `ebpf:"process_exec"`
+	PropagateCall       *ebpf.Program `ebpf:"propagate_call"`
 	PropagateConnect    *ebpf.Program `ebpf:"propagate_connect"`
 	PropagateDial       *ebpf.Program `ebpf:"propagate_dial"`
+	PropagateFrame      *ebpf.Program `ebpf:"propagate_frame"`
+	PropagateHeader     *ebpf.Program `ebpf:"propagate_header"`
+	PropagateHeaders    *ebpf.Program `ebpf:"propagate_headers"`
+	PropagateNumbered   *ebpf.Program `ebpf:"propagate_numbered"`
 	PropagateRequest    *ebpf.Program `ebpf:"propagate_request"`
 	PropagateSend       *ebpf.Program `ebpf:"propagate_send"`
+	PropagateStream     *ebpf.Program `ebpf:"propagate_stream"`
 	RouterHttprouter    *ebpf.Program `ebpf:"router_httprouter"`
 	RouterRoute         *ebpf.Program `ebpf:"router_route"`
 	RuntimeNewproc      *ebpf.Program `ebpf:"runtime_newproc"`
@@ -1764,10 +1899,16 @@ func (p *AgentPrograms) Close() error {
 		p.NethttpServerBegin,
 		p.NethttpServerEnd,
 		p.ProcessExec,
+		p.PropagateCall,
 		p.PropagateConnect,
 		p.PropagateDial,
+		p.PropagateFrame,
+		p.PropagateHeader,
+		p.PropagateHeaders,
+		p.PropagateNumbered,
 		p.PropagateRequest,
 		p.PropagateSend,
+		p.PropagateStream,
 		p.RouterHttprouter,
 		p.RouterRoute,
 		p.RuntimeNewproc,

@@ -77,6 +77,37 @@ __noinline u64 context_holder(u64 context, u32 tgid)
 	return e ? e->value : 0;
 }
 
+/* From a context to its parent; false: there is none. */
+static __always_inline bool context_up(const struct type_info *info, u64 bias, u64 *type, u64 *data)
+{
+	struct go_iface parent;
+
+	switch (info->role) {
+	case TYPE_CONTEXT_VALUE:
+		*data += info->offset;
+		*type = info->next;
+		return true;
+	case TYPE_CONTEXT_POINTER:
+		*data = go_word(*data + info->offset);
+		*type = info->next;
+		return true;
+	case TYPE_CONTEXT_INTERFACE:
+		parent = go_iface(*data + info->offset);
+		break;
+	case TYPE_CONTEXT_INDIRECT:
+		*data = go_word(*data + info->offset);
+		if (!*data)
+			return false;
+		parent = go_iface(*data + info->next);
+		break;
+	default:
+		return false;
+	}
+	*data = parent.data;
+	*type = go_type_of(parent.tab, bias);
+	return true;
+}
+
 /* Where the open spans are that a context.Context stems from; 0 if nowhere. Walks
  * from child to parent by the types found in the binary, and stops at an unknown. With
  * sdk it stops at a span of the SDK, too.
@@ -90,7 +121,6 @@ __noinline u64 context_walk(u64 bias, u64 tgid_binary, u64 itab, u64 data, u64 s
 
 	for (int i = 0; i < MAX_CONTEXT_DEPTH; i++) {
 		struct type_info *info;
-		struct go_iface parent;
 		u64 found;
 
 		if (!data || !type.type)
@@ -101,31 +131,13 @@ __noinline u64 context_walk(u64 bias, u64 tgid_binary, u64 itab, u64 data, u64 s
 		info = bpf_map_lookup_elem(&types, &type);
 		if (!info)
 			return 0;
-		if (info->role == TYPE_CONTEXT_VALUE) {
-			data += info->offset;
-			type.type = info->next;
-			continue;
-		}
-		if (info->role == TYPE_CONTEXT_POINTER) {
-			data = go_word(data + info->offset);
-			type.type = info->next;
-			continue;
-		}
-		if (info->role == TYPE_CONTEXT_INTERFACE) {
-			found = sdk && info->next ? sdk_found(bias, tgid, binary, data + info->next) : 0;
+		if (sdk && info->role == TYPE_CONTEXT_INTERFACE && info->next) {
+			found = sdk_found(bias, tgid, binary, data + info->next);
 			if (found)
 				return found;
-			parent = go_iface(data + info->offset);
-		} else if (info->role == TYPE_CONTEXT_INDIRECT) {
-			data = go_word(data + info->offset);
-			if (!data)
-				return 0;
-			parent = go_iface(data + info->next);
-		} else {
-			return 0;
 		}
-		data = parent.data;
-		type.type = go_type_of(parent.tab, bias);
+		if (!context_up(info, bias, &type.type, &data))
+			return 0;
 	}
 	return 0;
 }

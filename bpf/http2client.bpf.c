@@ -15,34 +15,6 @@
  */
 #include "httpclient.h"
 
-static __always_inline struct http2client_layout *http2client_layout(const struct probe *p)
-{
-	u32 at = (p->variant & 1) * MAX_BINARIES + p->binary;
-
-	return bpf_map_lookup_elem(&http2client_layouts, &at);
-}
-
-/* The connection of what may be a clientStream. */
-static __always_inline struct go_iface http2client_conn(const struct http2client_layout *l,
-							u64 stream)
-{
-	return go_iface(go_word(stream + l->stream_conn) + l->conn_conn);
-}
-
-/* Whether it is one: it leads to a connection of a type that is known. */
-static __always_inline bool http2client_is_stream(const struct probe *p,
-						  const struct http2client_layout *l, u64 stream)
-{
-	struct type_key type = { .binary = p->binary };
-	struct type_info *info;
-
-	if (!stream)
-		return false;
-	type.type = go_type_of(http2client_conn(l, stream).tab, p->bias);
-	info = type.type ? bpf_map_lookup_elem(&types, &type) : NULL;
-	return info && info->role >= TYPE_CONN_DESCRIPTOR && info->role <= TYPE_CONN_VALUE;
-}
-
 /* newproc(fn *funcval) */
 SEC("uprobe")
 int http2client_start(struct pt_regs *ctx)
@@ -54,7 +26,6 @@ int http2client_start(struct pt_regs *ctx)
 	struct goroutine *g;
 	struct frame *f;
 	struct probe p;
-	u64 words[4] = {};
 
 	if (!probe_enter(ctx, &p))
 		return 0;
@@ -63,12 +34,9 @@ int http2client_start(struct pt_regs *ctx)
 	l = http2client_layout(&p);
 	request = bpf_map_lookup_elem(&httpclient_layouts, &p.binary);
 	barrier_var(f);
-	if (!f || f->kind != RECORD_HTTP_CLIENT || !l || !request ||
-	    bpf_probe_read_user(words, 24, (void *)(GO_REG0(ctx) + 8)))
+	if (!f || f->kind != RECORD_HTTP_CLIENT || !l || !request)
 		return 0;
-	for (u32 i = 0; i < 3 && !key.stream; i++)
-		if (http2client_is_stream(&p, l, words[i]))
-			key.stream = words[i];
+	key.stream = http2client_stream(&p, l, GO_REG0(ctx));
 	if (!key.stream)
 		return 0;
 	key.tgid = p.tgid;

@@ -166,6 +166,48 @@ struct {
 	__type(value, struct http2client_layout);
 } http2client_layouts SEC(".maps");
 
+static __always_inline struct http2client_layout *http2client_layout(const struct probe *p)
+{
+	u32 at = (p->variant & 1) * MAX_BINARIES + p->binary;
+
+	return bpf_map_lookup_elem(&http2client_layouts, &at);
+}
+
+/* The connection of what may be a clientStream. */
+static __always_inline struct go_iface http2client_conn(const struct http2client_layout *l,
+							u64 stream)
+{
+	return go_iface(go_word(stream + l->stream_conn) + l->conn_conn);
+}
+
+/* Whether it is one: it leads to a connection of a type that is known. */
+static __always_inline bool http2client_is_stream(const struct probe *p,
+						  const struct http2client_layout *l, u64 stream)
+{
+	struct type_key type = { .binary = p->binary };
+	struct type_info *info;
+
+	if (!stream)
+		return false;
+	type.type = go_type_of(http2client_conn(l, stream).tab, p->bias);
+	info = type.type ? bpf_map_lookup_elem(&types, &type) : NULL;
+	return info && info->role >= TYPE_CONN_DESCRIPTOR && info->role <= TYPE_CONN_VALUE;
+}
+
+/* The clientStream among the variables of a closure, 0 if there is none. */
+static __always_inline u64 http2client_stream(const struct probe *p,
+					      const struct http2client_layout *l, u64 fn)
+{
+	u64 words[3] = {};
+
+	if (bpf_probe_read_user(words, sizeof(words), (void *)(fn + 8)))
+		return 0;
+	for (u32 i = 0; i < 3; i++)
+		if (http2client_is_stream(p, l, words[i]))
+			return words[i];
+	return 0;
+}
+
 struct http2_call_key {
 	u64 stream; /* its clientStream */
 	u32 tgid;

@@ -6,7 +6,8 @@
  * unless it is asked for.
  *
  *   propagate_request  (*persistConn).roundTrip: the request has a connection, and the
- *                      span is open. Decides whether a header may be added, and notes it.
+ *                      span is open. Decides whether a header may be added, and notes it,
+ *                      here or for propagate_write.bpf.c.
  *   propagate_dial     (*Transport).dialConn: this process has clients of HTTP
  *   propagate_connect  a socket of such a process is connected, to whom ids may be told:
  *                      what is sent there passes propagate_send from now on
@@ -26,15 +27,6 @@ enum propagate_state {
 	PROPAGATE_OTHER, /* not HTTP/1.x: left alone for good */
 	PROPAGATE_ASKED, /* user space is about to add it */
 };
-
-/* Processes that have clients of HTTP. LRU: what is evicted is found again by the next
- * connection. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
-	__type(key, u32);
-	__type(value, u32);
-} propagate_processes SEC(".maps");
 
 /* What is known of a connection, by its ends and process. LRU: one that is evicted is
  * asked for once more. */
@@ -101,11 +93,6 @@ static __always_inline void propagate_tell(const struct conn_ends *ends, u64 coo
 	bpf_ringbuf_submit(event, 0);
 }
 
-static __always_inline struct propagate_layout *propagate_layout(const struct probe *p)
-{
-	return bpf_map_lookup_elem(&propagate_layouts, &p->binary);
-}
-
 /* The connection is unknown: asks user space, once. */
 static __always_inline void propagate_ask(const struct conn_ends *ends, u64 key, u32 tgid)
 {
@@ -118,67 +105,90 @@ static __always_inline void propagate_ask(const struct conn_ends *ends, u64 key,
 	propagate_tell(ends, 0, tgid, 0);
 }
 
-/* Whether this destination may be told, and can be. scratch is overwritten. */
-static __always_inline bool propagate_allowed(const struct propagate_layout *l, u64 pc,
-					      const struct conn_address *remote, u8 *scratch)
+/* Whether this destination may be told, and can be. */
+static __always_inline bool propagate_allowed(const struct propagate_layout *l, u64 pc, u64 host,
+					      const struct conn_address *remote)
 {
 	if (go_string(pc + l->conn_proxy).len) {
 		propagate_count(PROPAGATE_PROXIED);
 		return false;
 	}
-	if (!propagate_to_address(remote) &&
-	    !propagate_to_name(scratch, go_string(pc + l->conn_addr))) {
+	if (!(host & HOST_ALLOWED) && !propagate_to_address(remote)) {
 		propagate_count(PROPAGATE_NOT_ALLOWED);
 		return false;
 	}
-	if (go_string(pc + l->conn_scheme).len != 4) {
+	if (!propagate_writes && go_string(pc + l->conn_scheme).len != 4) {
 		propagate_count(PROPAGATE_TLS);
 		return false;
 	}
 	return true;
 }
 
+/* The addresses of a connection, into the note. */
+static __always_inline bool propagate_ends(const struct probe *p, struct go_iface conn,
+					   struct propagate_note *note)
+{
+	struct runtime_layout *rt = runtime_layout(p);
+	struct conn_addresses addresses;
+
+	if (rt && conn_addresses(p, rt, conn, &addresses) &&
+	    conn_address(addresses.local.data, &note->client.ends.local) &&
+	    conn_address(addresses.remote.data, &note->client.ends.remote))
+		return true;
+	propagate_count(PROPAGATE_UNREADABLE);
+	return false;
+}
+
+/* Removes whatever an earlier request on the connection has left. */
+static __always_inline u64 propagate_clear(const struct probe *p, const struct conn_ends *ends)
+{
+	u64 key = propagate_key(ends, p->tgid);
+
+	bpf_map_delete_elem(&propagate_notes, &key);
+	return key;
+}
+
 /* (pc *persistConn, req *transportRequest) */
 SEC("uprobe")
 int propagate_request(struct pt_regs *ctx)
 {
-	struct conn_addresses addresses;
+	struct propagate_write_key written = { .object = GO_REG0(ctx) };
+	u64 pc = GO_REG0(ctx), key = 0, request, host;
 	struct propagate_note *note;
 	struct propagate_layout *l;
-	struct runtime_layout *rt;
 	struct goroutine *g;
 	struct frame *f;
 	struct probe p;
-	u64 pc = GO_REG0(ctx), key;
 	bool may_add;
 
 	if (!probe_enter(ctx, &p))
 		return 0;
+	written.tgid = p.tgid;
+	if (propagate_writes)
+		bpf_map_delete_elem(&propagate_pending, &written);
 	g = goroutine_here(&p);
 	f = g ? span_innermost(g) : NULL;
-	if (!f || f->kind != RECORD_HTTP_CLIENT)
-		return 0;
+	barrier_var(f);
 	l = propagate_layout(&p);
-	rt = runtime_layout(&p);
-	if (!l || !rt)
+	if (!f || f->kind != RECORD_HTTP_CLIENT || !l)
 		return 0;
-	/* First, for it uses the scratch, where the note is made afterwards. */
-	may_add = propagate_may_add(go_word(GO_REG1(ctx) + l->treq_request), l, g, rt);
+	/* These two use the scratch, where the note is made afterwards. */
+	request = go_word(GO_REG1(ctx) + l->treq_request);
+	may_add = request && propagate_may_add(&p, go_word(request + l->request_header));
+	host = propagate_host_of(&p, go_string(pc + l->conn_addr));
 
 	note = (struct propagate_note *)g->scratch;
 	__builtin_memset(note, 0, sizeof(*note));
-	if (!conn_addresses(&p, rt, go_iface(pc + l->conn), &addresses) ||
-	    !conn_address(addresses.local.data, &note->client.ends.local) ||
-	    !conn_address(addresses.remote.data, &note->client.ends.remote)) {
-		propagate_count(PROPAGATE_UNREADABLE);
+	if (!propagate_ends(&p, go_iface(pc + l->conn), note))
+		return 0;
+	if (!propagate_writes)
+		key = propagate_clear(&p, &note->client.ends);
+	if (!may_add || !propagate_allowed(l, pc, host, &note->client.ends.remote))
+		return 0;
+	if (propagate_writes) {
+		propagate_put(&written, g, f, 0, true);
 		return 0;
 	}
-	key = propagate_key(&note->client.ends, p.tgid);
-	/* Whatever an earlier request has left. */
-	bpf_map_delete_elem(&propagate_notes, &key);
-	if (!may_add || !propagate_allowed(l, pc, &note->client.ends.remote,
-					   g->scratch + PROPAGATE_HOST_AT))
-		return 0;
 	propagate_ask(&note->client.ends, key, p.tgid);
 	note->client.goroutine = p.goroutine;
 	note->client.span_id = f->span_id;
@@ -188,15 +198,17 @@ int propagate_request(struct pt_regs *ctx)
 	return 0;
 }
 
-/* (t *Transport, ctx, cm) */
+/* (t *Transport, ctx, cm): cm begins with the URL of the proxy. */
 SEC("uprobe")
 int propagate_dial(struct pt_regs *ctx)
 {
+	u32 kind = GO_REG3(ctx) ? PROPAGATE_BEHIND_PROXY : PROPAGATE_CLIENT;
 	struct probe p;
-	u32 yes = 1;
 
+	/* A proxy once seen is not forgotten. */
 	if (probe_enter(ctx, &p))
-		bpf_map_update_elem(&propagate_processes, &p.tgid, &yes, BPF_ANY);
+		bpf_map_update_elem(&propagate_processes, &p.tgid, &kind,
+				    kind == PROPAGATE_CLIENT ? BPF_NOEXIST : BPF_ANY);
 	return 0;
 }
 

@@ -11,6 +11,7 @@
 
 /* Set by user space before loading. */
 const volatile u32 propagate_dotless = 0; /* hosts without a dot may be told */
+const volatile u32 propagate_writes = 0; /* into the buffers of the app, not into messages */
 const volatile u32 propagate_tgid = 0; /* offset in task_struct */
 const volatile u32 propagate_queued = 0; /* of sk_wmem_queued in struct sock */
 
@@ -24,6 +25,7 @@ enum propagate_counter {
 	PROPAGATE_UNREADABLE, /* the request's header, or its connection */
 	PROPAGATE_NEW, /* the first request on a connection that was not known yet */
 	PROPAGATE_UNFIT, /* what was sent did not begin as expected, or was not alone on its way */
+	PROPAGATE_NO_ROOM, /* in the buffer that the request is written to */
 	PROPAGATE_FAILED, /* the kernel refused */
 	PROPAGATE_COUNTERS,
 };
@@ -126,54 +128,75 @@ struct propagate_host {
 	struct propagate_name key;
 	u32 len; /* of the name */
 	u32 dots;
-	u32 pad;
+	u32 number; /* of the digits at the end */
+	u32 unit; /* what the next one counts; 0: that is no number */
+	u32 port; /* 0: there is none */
 };
 
-/* The scratch of a goroutine holds the note, and behind it the host. */
-#define PROPAGATE_HOST_AT 192
-
-_Static_assert(sizeof(struct propagate_note) <= PROPAGATE_HOST_AT, "the note fits into the scratch");
-_Static_assert(PROPAGATE_HOST_AT + sizeof(struct propagate_host) <= SCRATCH_SIZE, "and a host");
+_Static_assert(sizeof(struct propagate_host) <= SCRATCH_SIZE, "the scratch holds a host");
 
 static __always_inline u32 is_equal(u32 a, u32 b)
 {
 	return ((a ^ b) - 1) >> 31; /* of bytes, without a branch */
 }
 
-/* "host:port", of which the name of the host counts. The counts are in map memory, and
- * nothing branches: to the verifier every turn of the loop is like the next. */
-static __always_inline bool propagate_to_name(u8 *scratch, struct go_string host)
+/* What propagate_host_rule returns: whether this host may be told, and the port. */
+#define HOST_ALLOWED (1ULL << 32)
+#define HOST_PORT(host) ((u32)(host) & 0xffff)
+
+/* "host:port", of which the name of the host counts, behind the last slash. The counts are
+ * in map memory, and nothing branches: to the verifier every turn of the loop is like the
+ * next. A global function, as those of goroutine.h; the scratch of the goroutine is
+ * overwritten. */
+__noinline u64 propagate_host_rule(u64 ptr, u64 size, u64 goroutine, u32 tgid)
 {
-	struct propagate_host *h = (struct propagate_host *)scratch;
-	u32 len = host.len;
+	struct table_entry *e = table_find(&goroutine_table, goroutine, tgid);
+	struct goroutine *g = e ? goroutine_at(e) : NULL;
+	struct propagate_host *h;
+	u32 len = size;
 	u8 first;
 
-	if (len < 3 || len > PROPAGATE_HOST)
-		return false;
+	if (!g || size < 3 || size > PROPAGATE_HOST)
+		return 0;
+	h = (struct propagate_host *)g->scratch;
 	barrier_var(len);
 	len &= 127; /* once more, for the verifier */
 	__builtin_memset(h, 0, sizeof(*h));
-	if (bpf_probe_read_user(h->text, len, (void *)host.ptr))
-		return false;
-	first = h->text[0] | 0x20;
-	/* An address, or a number that some resolvers take for one. */
-	if (first < 'a' || first > 'z')
-		return false;
+	h->unit = 1;
+	if (bpf_probe_read_user(h->text, len, (void *)ptr))
+		return 0;
 	for (u32 i = 0; i < PROPAGATE_HOST; i++) {
-		u32 c, port, upper;
+		u32 c, colon, upper, digit;
 
 		if (i >= len)
 			break;
 		c = h->text[(len - 1 - i) & 127];
+		if (c == '/')
+			break;
 		upper = (c - 'A' - 26) >> 31 & ~((c - 'A') >> 31);
 		h->key.text[h->len & 127] = c | upper << 5;
-		port = is_equal(c, ':'); /* what came was one */
-		h->len = (h->len + 1) & (port - 1);
-		h->dots = (h->dots + is_equal(c, '.')) & (port - 1);
+		colon = is_equal(c, ':'); /* what came was a port */
+		digit = (c - '0' - 10) >> 31 & ~((c - '0') >> 31);
+		h->port |= (h->unit ? h->number : 0) & -colon;
+		h->number += (c - '0') * h->unit * digit;
+		h->unit *= 10 * digit;
+		h->len = (h->len + 1) & (colon - 1);
+		h->dots = (h->dots + is_equal(c, '.')) & (colon - 1);
 	}
+	first = h->key.text[(h->len - 1) & 127] | 0x20;
 	h->key.text[h->len & 127] = 0;
 	h->key.bits = (h->len + 1) * 8;
-	return (!h->dots && propagate_dotless) || bpf_map_lookup_elem(&propagate_names, &h->key);
+	/* An address, or a number that some resolvers take for one. */
+	if (!h->len || first < 'a' || first > 'z')
+		return h->port & 0xffff;
+	if ((!h->dots && propagate_dotless) || bpf_map_lookup_elem(&propagate_names, &h->key))
+		return HOST_ALLOWED | (h->port & 0xffff);
+	return h->port & 0xffff;
+}
+
+static __always_inline u64 propagate_host_of(const struct probe *p, struct go_string host)
+{
+	return propagate_host_rule(host.ptr, host.len, p->goroutine, p->tgid);
 }
 
 /* --- the header --- */
@@ -185,13 +208,15 @@ static __always_inline u8 hex_of(u32 n)
 
 static __always_inline void hex_put(u8 *to, u64 id)
 {
+#pragma clang loop unroll(disable)
 	for (u32 i = 0; i < 8; i++) {
 		to[2 * i] = hex_of((id >> (8 * i + 4)) & 15);
 		to[2 * i + 1] = hex_of((id >> (8 * i)) & 15);
 	}
 }
 
-static __always_inline void propagate_text(u8 *to, const struct goroutine *g, const struct frame *f)
+/* By itself, for it keeps much on the stack. */
+static __noinline int propagate_text(u8 *to, const struct goroutine *g, const struct frame *f)
 {
 	bool foreign = f->flags & SPAN_FOREIGN;
 	u32 flags = (span_sampled(g, f) ? TRACE_FLAG_SAMPLED : 0) |
@@ -209,31 +234,104 @@ static __always_inline void propagate_text(u8 *to, const struct goroutine *g, co
 	to[69] = '\n';
 	to[70] = 0;
 	to[71] = 0;
+	return 0;
 }
 
 _Static_assert(PROPAGATE_LEN == 70, "the length of the header");
 
-/* Whether the app has no traceparent of its own in this header. What was not seen in full
- * is left as it is. */
-static __always_inline bool propagate_may_add(u64 request, const struct propagate_layout *l,
-					      struct goroutine *g, const struct runtime_layout *rt)
+/* Why none is added. */
+enum propagate_own {
+	OWN_NONE, /* nothing speaks against it */
+	OWN_TRACEPARENT,
+	OWN_UNREADABLE, /* what was not seen in full is left as it is */
+};
+
+/* Whether the app has a traceparent of its own in a map of headers. A global function, as
+ * those of goroutine.h; the scratch of the goroutine is overwritten. */
+__noinline u64 propagate_own_in(u64 map, u64 goroutine, u32 tgid, u32 binary)
 {
-	u64 header_map = request ? go_word(request + l->request_header) : 0;
+	struct runtime_layout *rt = bpf_map_lookup_elem(&runtime_layouts, &binary);
+	struct table_entry *e = table_find(&goroutine_table, goroutine, tgid);
+	struct goroutine *g = e ? goroutine_at(e) : NULL;
 	u64 keys = 0;
 
-	headers_find(header_map, g, rt);
-	if (g->headers.value[HEADER_TRACEPARENT].len) {
-		propagate_count(PROPAGATE_OWN);
-		return false;
-	}
+	if (!g || !rt || !rt->group_size)
+		return OWN_UNREADABLE;
+	headers_find(map, g, rt);
+	if (g->headers.value[HEADER_TRACEPARENT].len)
+		return OWN_TRACEPARENT;
 	/* Maps of all releases begin with the number of keys. */
-	if (!request || !rt->group_size ||
-	    (header_map && bpf_probe_read_user(&keys, sizeof(keys), (void *)header_map)) ||
-	    g->headers.seen != keys) {
+	if ((map && bpf_probe_read_user(&keys, sizeof(keys), (void *)map)) ||
+	    g->headers.seen != keys)
+		return OWN_UNREADABLE;
+	return OWN_NONE;
+}
+
+static __always_inline bool propagate_may_add(const struct probe *p, u64 header_map)
+{
+	u64 own = propagate_own_in(header_map, p->goroutine, p->tgid, p->binary);
+
+	if (own == OWN_TRACEPARENT)
+		propagate_count(PROPAGATE_OWN);
+	else if (own == OWN_UNREADABLE)
 		propagate_count(PROPAGATE_UNREADABLE);
-		return false;
-	}
-	return true;
+	return own == OWN_NONE;
+}
+
+static __always_inline struct propagate_layout *propagate_layout(const struct probe *p)
+{
+	return bpf_map_lookup_elem(&propagate_layouts, &p->binary);
+}
+
+/* Processes that have clients of HTTP. LRU: what is evicted is found again by the next
+ * connection. */
+enum propagate_process {
+	PROPAGATE_CLIENT = 1,
+	PROPAGATE_BEHIND_PROXY, /* some of its connections go through one */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u32);
+	__type(value, u32);
+} propagate_processes SEC(".maps");
+
+/* --- headers that are written into a buffer of the app --- */
+
+/* What a request is known by: its connection, or for HTTP/2 the framer of that, and the
+ * stream. Before it has these: its clientStream, or for gRPC its goroutine. */
+struct propagate_write_key {
+	u64 object;
+	u32 tgid;
+	u32 stream;
+};
+
+struct propagate_write {
+	u8 text[PROPAGATE_LEN + 2];
+	u32 port; /* of the URL, if the address decides */
+	u32 named; /* it does not: the host may be told */
+};
+
+/* LRU: one that is evicted leaves its request as it is. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct propagate_write_key);
+	__type(value, struct propagate_write);
+} propagate_pending SEC(".maps");
+
+/* Notes the header of a request; the scratch is overwritten. */
+static __always_inline void propagate_put(const struct propagate_write_key *key,
+					  struct goroutine *g, const struct frame *f, u32 port,
+					  bool named)
+{
+	struct propagate_write *w = (struct propagate_write *)g->scratch;
+
+	propagate_text(w->text, g, f);
+	w->port = port;
+	w->named = named;
+	bpf_map_update_elem(&propagate_pending, key, w, BPF_ANY);
 }
 
 #endif

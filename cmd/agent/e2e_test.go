@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
 
 	"github.com/plainframework/agent/internal/observer"
@@ -87,6 +88,10 @@ func TestE2E(t *testing.T) {
 	t.Run("autosdk", e.testAutoSDK)
 	t.Run("propagation", e.testPropagation)
 	t.Run("propagation killed", e.testPropagationKilled)
+	// Where a kernel is locked down there is nothing to be tested; scripts/kernels has others.
+	if features.HaveProgramHelper(ebpf.Kprobe, asm.FnProbeWriteUser) == nil {
+		t.Run("told", e.testTold)
+	}
 }
 
 // whole is for people with an hour: every build that is covered, not only the oldest and

@@ -155,7 +155,10 @@ func dropRulesOf(list []config.DropRule) []probes.DropRule {
 
 func propagationOf(p config.Propagation) probes.Propagation {
 	networks, names, dotless, _ := p.Allowed() // validated
-	return probes.Propagation{Headers: p.Mode == config.PropagateHeaders, Networks: networks, Names: names, Dotless: dotless}
+	return probes.Propagation{
+		Headers: p.Mode != config.PropagateOff, Messages: p.Mode == config.PropagateMessages,
+		Networks: networks, Names: names, Dotless: dotless,
+	}
 }
 
 func rulesOf(t config.Targets) process.Rules {

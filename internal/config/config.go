@@ -168,8 +168,9 @@ type DropRule struct {
 
 // Modes of [Propagation].
 const (
-	PropagateOff     = "off"
-	PropagateHeaders = "headers" // requests get a traceparent
+	PropagateOff      = "off"
+	PropagateHeaders  = "headers"  // requests get a traceparent
+	PropagateMessages = "messages" // likewise, but only what can be put into what is sent
 )
 
 // Propagation says whether requests of targets tell their trace, and whom.

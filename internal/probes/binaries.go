@@ -47,7 +47,8 @@ type freedID struct {
 	at time.Time
 }
 
-// analyse finds or makes the binary of a file.
+// analyse finds or makes the binary of a file. The file is read without the lock: it may be
+// large, or on a disk that does not answer, and the reader of spans asks for targets.
 func (t *targets) analyse(id process.FileID, version process.Version, shown, open string) *attached {
 	t.mu.Lock()
 	old := t.byFile[id]
@@ -59,30 +60,38 @@ func (t *targets) analyse(id process.FileID, version process.Version, shown, ope
 		// Sites of what it held before lie anywhere in what it holds now.
 		t.letGo(id, old)
 	}
+	a := &attached{path: shown, version: version, usedAt: time.Now()}
+	a.binary, a.err = t.read(id, shown, open)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	a := &attached{path: shown, version: version, usedAt: time.Now()}
 	t.byFile[id] = a
+	return a
+}
+
+// read makes the binary of a file.
+func (t *targets) read(id process.FileID, shown, open string) (*executable, error) {
 	if isSelf(id) {
-		a.err = errSelf
-		return a
+		return nil, errSelf
 	}
+	t.mu.Lock()
 	number, ok := t.freeNumber(time.Now())
+	t.mu.Unlock()
 	if !ok {
-		a.err = fmt.Errorf("%s: the agent knows %d binaries already, which is its limit", shown, maxBinaries)
-		return a
+		return nil, fmt.Errorf("%s: the agent knows %d binaries already, which is its limit", shown, maxBinaries)
 	}
 	file, err := os.Open(open)
 	if err != nil {
-		a.err = process.Denied(err)
-		return a
+		return nil, process.Denied(err)
 	}
-	a.binary, a.err = newExecutable(t.kernel, number, id, shown, file)
-	if a.err == nil {
-		t.binaries[number] = a.binary
-		t.state.saveBinary(a.binary)
+	b, err := newExecutable(t.kernel, number, id, shown, file)
+	if err != nil {
+		return nil, err
 	}
-	return a
+	t.mu.Lock()
+	t.binaries[number] = b
+	t.mu.Unlock()
+	t.state.saveBinary(b)
+	return b, nil
 }
 
 // errSelf: its own requests would beget spans, which beget requests.
@@ -93,7 +102,8 @@ func isSelf(id process.FileID) bool {
 	return err == nil && self == id
 }
 
-// freeNumber is one that no binary has, and that no record can name any more.
+// freeNumber is one that no binary has, and that no record can name any more. It stays free
+// until a binary is there: only the goroutine of run, and what comes before it, takes one.
 func (t *targets) freeNumber(now time.Time) (uint32, bool) {
 	for i, f := range t.freed {
 		if now.Sub(f.at) > idleBinary {

@@ -244,7 +244,7 @@ func examineTarget(path string, id process.FileID, exe *os.File) TargetDiagnosis
 		t.Reason = err.Error()
 		return t
 	}
-	x, err := Examine(exe, size)
+	x, err := Examine(exe, size, false)
 	if err != nil {
 		t.Reason = err.Error()
 		return t

@@ -32,13 +32,18 @@ type PrunedHook struct {
 // Examine analyses an executable as the agent does, without a kernel: nothing is loaded
 // or attached. The errors are those of [gobin.Open], and of a runtime that the programs
 // cannot find their way in.
-func Examine(exe io.ReaderAt, size int64) (*Examination, error) {
+//
+// With all set, what the settings would have to ask for is looked for as well.
+func Examine(exe io.ReaderAt, size int64, all bool) (*Examination, error) {
 	info, err := gobin.Open(exe, size)
 	if err != nil {
 		return nil, err
 	}
 	x := &Examination{Binary: info}
 	b := &executable{info: info}
+	if all {
+		b.propagation = &propagation{writes: true}
+	}
 	b.looked = func(structName, path string, f gobin.Field) {
 		x.Fields = append(x.Fields, FieldUse{structName, path, f.Offset, f.Size})
 	}

@@ -25,7 +25,7 @@ func TestExamine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x, err := Examine(f, stat.Size())
+	x, err := Examine(f, stat.Size(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func TestExamine(t *testing.T) {
 	if _, ok := uses["runtime.g.goid"]; !ok {
 		t.Error("runtime.g.goid was not looked up")
 	}
-	if _, err := Examine(f, 100); err == nil {
+	if _, err := Examine(f, 100, false); err == nil {
 		t.Error("a file of 100 bytes gives no error")
 	}
 }

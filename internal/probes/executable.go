@@ -97,7 +97,7 @@ func (b *executable) analyse(put putFunc) error {
 		return err
 	}
 	for _, lib := range libraries {
-		if lib.beside && len(b.plan) == 0 || lib.asked && !b.propagation.works() {
+		if lib.beside && len(b.plan) == 0 || lib.asked && !b.propagation.works() || lib.written && !b.propagation.writes {
 			continue
 		}
 		if err := b.writeLibrary(put, lib); err != nil {

@@ -1,6 +1,8 @@
 package probes
 
 import (
+	"strings"
+
 	"github.com/plainframework/agent/bpf"
 	"github.com/plainframework/agent/internal/probes/gobin"
 )
@@ -20,29 +22,28 @@ type http2Client struct {
 
 func http2ClientOf(which bpf.AgentHttp2Client, prefix, group string) http2Client {
 	conn := prefix + "ClientConn"
-	at := len(prefix)
-	for prefix[at-1] != '.' {
-		at--
-	}
-	method := prefix[:at] + "(*" + conn[at:] + ")"
 	return http2Client{which: which, conn: conn, stream: prefix + "clientStream", group: group,
-		roundTrip: []string{method + ".roundTrip", method + ".RoundTrip"}}
+		roundTrip: []string{methodOf(conn, "internalRoundTrip"), methodOf(conn, "roundTrip"), methodOf(conn, "RoundTrip")}}
+}
+
+// methodOf is the name of a method of a pointer to a type, "a.b/c.T".
+func methodOf(typeName, method string) string {
+	at := strings.LastIndexByte(typeName, '.') + 1
+	return typeName[:at] + "(*" + typeName[at:] + ")." + method
 }
 
 var (
-	http2ClientBundled  = http2ClientOf(bpf.AgentHttp2ClientHTTP2CLIENT, "net/http.http2", "client of HTTP/2").library()
-	http2ClientInternal = http2ClientOf(bpf.AgentHttp2ClientHTTP2CLIENT, "net/http/internal/http2.", "client of HTTP/2").library()
-	http2ClientX        = http2ClientOf(bpf.AgentHttp2ClientHTTP2CLIENT_X, "golang.org/x/net/http2.", "client of golang.org/x/net/http2").library()
+	http2BundledClient  = http2ClientOf(bpf.AgentHttp2ClientHTTP2CLIENT, "net/http.http2", "client of HTTP/2")
+	http2InternalClient = http2ClientOf(bpf.AgentHttp2ClientHTTP2CLIENT, "net/http/internal/http2.", "client of HTTP/2")
+	http2XClient        = http2ClientOf(bpf.AgentHttp2ClientHTTP2CLIENT_X, "golang.org/x/net/http2.", "client of golang.org/x/net/http2")
+
+	http2ClientBundled  = http2BundledClient.library()
+	http2ClientInternal = http2InternalClient.library()
+	http2ClientX        = http2XClient.library()
 )
 
 // headers is the method that writes a stream's first frame.
-func (h http2Client) headers() string {
-	at := len(h.stream)
-	for h.stream[at-1] != '.' {
-		at--
-	}
-	return h.stream[:at] + "(*" + h.stream[at:] + ").encodeAndWriteHeaders"
-}
+func (h http2Client) headers() string { return methodOf(h.stream, "encodeAndWriteHeaders") }
 
 func (h http2Client) library() library {
 	variant := uint8(h.which)

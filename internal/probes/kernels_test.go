@@ -81,16 +81,19 @@ func TestKernel(t *testing.T) {
 		mode = attachCookies
 	}
 
-	a := startAgentOn(t, Options{PIDs: []int{s.pid}, Propagation: Propagation{
-		Headers: true, Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Names: []string{"*.svc"},
-	}}, &sink{}, &lines{})
-	// One of its programs is too large for the verifiers of Linux 5.10 and 6.1, which look at
-	// more ways through it than that of 6.12.
-	reason := a.kernel.propagation.reason
-	if propagates := major > 6 || major == 6 && minor >= 12; propagates != (reason == "") {
-		t.Errorf("requests get a traceparent on Linux %s: %v, expected %v: %s", release, !propagates, propagates, reason)
-	} else if !propagates {
-		lacks = append(lacks, "room for the programs of header propagation")
+	told := Propagation{Headers: true, Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Names: []string{"*.svc"}}
+	if !propagates(t, major, minor, told) {
+		lacks = append(lacks, "room for the programs that change what is sent")
+	}
+	a := startAgentOn(t, Options{PIDs: []int{s.pid}, Propagation: told}, &sink{}, &lines{})
+	want := "memory"
+	// Kernels of scripts/kernels are not locked down.
+	if *built == "" && features.HaveProgramHelper(ebpf.Kprobe, asm.FnProbeWriteUser) != nil {
+		want = "messages"
+		lacks = append(lacks, "memory of targets that can be written to")
+	}
+	if got := a.kernel.propagation.mode(); got != want {
+		t.Errorf("requests are changed by %s, expected %s: %s; %s", got, want, a.kernel.propagation.reason, a.kernel.propagation.refused)
 	}
 	if a.kernel.mode != mode {
 		t.Errorf("probes are attached by %s, expected %s", a.kernel.mode, mode)
@@ -104,6 +107,26 @@ func TestKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("kernel: %s", facts)
+}
+
+// propagates tells whether the messages of targets can be changed, which must be so from
+// 6.12 on.
+func propagates(t *testing.T, major, minor int, told Propagation) bool {
+	t.Helper()
+	told.Messages = true
+	a := startAgentOn(t, Options{PIDs: []int{startService(t).pid}, Propagation: told}, &sink{}, &lines{})
+	got, reason := a.kernel.propagation.mode(), a.kernel.propagation.reason
+	want := "off"
+	if major > 6 || major == 6 && minor >= 12 {
+		want = "messages"
+	}
+	if got != want {
+		t.Errorf("requests are changed by %s, expected %s: %s", got, want, reason)
+	}
+	if err := a.Close(); err != nil {
+		t.Error(err)
+	}
+	return got != "off"
 }
 
 // attachEach attaches every program to a site of the first target, whether that uses the

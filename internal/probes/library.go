@@ -18,6 +18,11 @@ var libraries = []*library{
 	&routers,
 	&netHTTPClient,
 	&propagateHTTP,
+	&propagateBuffers,
+	&propagateHTTP2Bundled,
+	&propagateHTTP2Internal,
+	&propagateHTTP2X,
+	&propagateGRPC,
 	&http2ClientBundled,
 	&http2ClientInternal,
 	&http2ClientX,
@@ -37,8 +42,9 @@ type library struct {
 	// beside: of use only to programs that another library instruments.
 	beside bool
 
-	// asked: looked for only where the settings ask for it.
-	asked bool
+	// asked: looked for only where the settings ask for it; written: and where the kernel
+	// lets the agent write to what a target has in memory.
+	asked, written bool
 
 	// groups of hooks that are useless without each other, such as the begin
 	// and the end of a span.
@@ -185,6 +191,22 @@ func one(site gobin.Site, err error) ([]gobin.Site, error) {
 		return nil, err
 	}
 	return []gobin.Site{site}, nil
+}
+
+// everyCall is each call of one function in another.
+func everyCall(function, callee string) siteFinder {
+	return inBody(function, func(b *gobin.Binary, f *gobin.Func) (sites []gobin.Site, err error) {
+		for {
+			site, err := b.CallSite(f, gobin.Call{Callee: callee, N: len(sites)})
+			if err != nil && len(sites) == 0 {
+				return nil, err
+			}
+			if err != nil {
+				return sites, nil
+			}
+			sites = append(sites, site)
+		}
+	})
 }
 
 // has tells whether a function can be called in the binary, inlined or not.

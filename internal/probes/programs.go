@@ -10,6 +10,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // programs are the BPF programs, loaded when a binary first needs them: the verifier takes a
@@ -116,8 +117,13 @@ func (p *programs) missing(names []string) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.DeleteFunc(slices.Compact(slices.Sorted(slices.Values(names))), func(name string) bool {
-		return p.loaded[name] != nil || p.refused[name] != nil
+		return p.loaded[name] != nil || p.refused[name] != nil && !passing(p.refused[name])
 	})
+}
+
+// passing tells whether an error says more of the moment than of the kernel.
+func passing(err error) bool {
+	return errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR)
 }
 
 func (p *programs) done(name string, program *ebpf.Program, err error) {
@@ -127,6 +133,7 @@ func (p *programs) done(name string, program *ebpf.Program, err error) {
 		p.refused[name] = err
 		return
 	}
+	delete(p.refused, name)
 	p.loaded[name] = program
 }
 

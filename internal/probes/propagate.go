@@ -15,6 +15,7 @@ import (
 // may tell one.
 type Propagation struct {
 	Headers  bool
+	Messages bool           // never write to a target's memory
 	Networks []netip.Prefix // of the server's address
 	Names    []string       // of the host in the URL: equal, or *.example for all below example
 	Dotless  bool           // hosts without a dot as well
@@ -51,11 +52,101 @@ func propagateLayout(l *layouts) any {
 	}
 }
 
+const httpWriteRequest = "net/http.(*Request).write"
+
+// propagateBuffers writes the header into a request of HTTP/1.x; bpf/propagate_write.bpf.c
+// says how, for this and the following.
+var propagateBuffers = library{
+	name:  propagateHTTP.name,
+	asked: true, written: true,
+	groups: []group{{
+		name:  "buffer of HTTP/1.1",
+		when:  func(b *gobin.Binary) bool { return has(b, httpRoundTrip) },
+		hooks: []hook{{program: "propagate_header", sites: everyCall(httpWriteRequest, "net/http.Header.writeSubset")}},
+	}},
+	layoutMap: "propagate_buffers",
+	layout: func(l *layouts) any {
+		const writer = "bufio.Writer"
+		return &bpf.AgentPropagateBufferLayout{Buf: l.offset(writer, "buf"), N: l.offset(writer, "n"), Wr: l.offset(writer, "wr")}
+	},
+}
+
+var (
+	propagateHTTP2Bundled  = http2BundledClient.propagation("net/http.http2", "HTTP/2")
+	propagateHTTP2Internal = http2InternalClient.propagation("net/http/internal/http2.", "HTTP/2")
+	propagateHTTP2X        = http2XClient.propagation("golang.org/x/net/http2.", "HTTP/2 of golang.org/x/net")
+)
+
+// propagation writes the header into frames of HTTP/2.
+func (h http2Client) propagation(prefix, name string) library {
+	frame := hook{
+		program: "propagate_frame", variant: uint8(h.which),
+		sites: everyCall(methodOf(prefix+"Framer", "WriteHeaders"), methodOf(prefix+"Framer", "endWrite")),
+	}
+	groups := []group{{
+		name: name,
+		when: func(b *gobin.Binary) bool { return has(b, h.headers()) && has(b, httpRoundTrip) },
+		hooks: []hook{
+			frame,
+			{program: "propagate_headers", variant: uint8(h.which), sites: entry(h.headers())},
+			{program: "propagate_stream", variant: uint8(h.which), sites: h.start},
+		},
+	}}
+	if h.which == bpf.AgentHttp2ClientHTTP2CLIENT_X {
+		groups = append(groups, group{
+			name:  "frames of gRPC",
+			when:  func(b *gobin.Binary) bool { return has(b, grpcNewStream) },
+			hooks: []hook{frame},
+		})
+	}
+	return library{
+		name:  propagateHTTP.name,
+		asked: true, written: true,
+		groups:      groups,
+		layoutMap:   "propagate_framers",
+		layoutIndex: uint32(h.which) * maxBinaries,
+		layout: func(l *layouts) any {
+			return &bpf.AgentPropagateHttp2Layout{
+				ConnFramer: l.optional(h.conn, "fr"),
+				FramerWbuf: l.offset(prefix+"Framer", "wbuf"),
+			}
+		},
+	}
+}
+
+// propagateGRPC knows which call a frame begins.
+var propagateGRPC = library{
+	name:  propagateHTTP.name,
+	asked: true, written: true,
+	groups: []group{{
+		name: "gRPC",
+		when: func(b *gobin.Binary) bool { return has(b, grpcNewStream) },
+		hooks: []hook{
+			{program: "propagate_numbered", sites: grpcNumbered},
+			{program: "propagate_call", sites: entry(grpcNewTransportStream)},
+		},
+	}},
+	layoutMap: "propagate_grpc",
+	layout: func(l *layouts) any {
+		const value, raw = "context.valueCtx", "google.golang.org/grpc/metadata.rawMD"
+		return &bpf.AgentPropagateGrpcLayout{
+			ValueContext:    l.typeAddr("*" + value),
+			OutgoingKey:     l.typeAddr("google.golang.org/grpc/metadata.mdOutgoingKey"),
+			ValueKey:        l.offset(value, "key"),
+			ValueVal:        l.offset(value, "val"),
+			RawMd:           l.offset(raw, "md"),
+			RawAdded:        l.offset(raw, "added"),
+			TransportFramer: l.offset(grpcTransport+"http2Client", "framer"),
+			FramerFramer:    l.offset(grpcTransport+"framer", "fr"),
+		}
+	},
+}
+
 // PropagationStatus says how requests are given a traceparent, and what became of those
 // that have a span.
 type PropagationStatus struct {
-	Mode     string            `json:"mode"`             // off, messages: added to what is sent
-	Reason   string            `json:"reason,omitempty"` // why it is off though it was asked for
+	Mode     string            `json:"mode"`             // off, messages: added to what is sent, memory: to what will be
+	Reason   string            `json:"reason,omitempty"` // why it is not memory
 	Requests map[string]uint64 `json:"requests,omitempty"`
 }
 
@@ -69,6 +160,7 @@ var propagateCounts = [bpf.AgentPropagateCounterPROPAGATE_COUNTERS]string{
 	bpf.AgentPropagateCounterPROPAGATE_UNREADABLE:  "unreadable",
 	bpf.AgentPropagateCounterPROPAGATE_NEW:         "new_connection",
 	bpf.AgentPropagateCounterPROPAGATE_UNFIT:       "unfit",
+	bpf.AgentPropagateCounterPROPAGATE_NO_ROOM:     "no_room",
 	bpf.AgentPropagateCounterPROPAGATE_FAILED:      "failed",
 }
 
@@ -85,6 +177,9 @@ func (p *propagation) uncovered(b *gobin.Binary) (groups []GroupStatus) {
 			add("", p.reason)
 		}
 		return groups
+	}
+	if p.writes {
+		return nil
 	}
 	if has(b, httpRoundTrip) {
 		add("TLS", "what is sent is encrypted before the kernel sees it")

@@ -10,7 +10,9 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
@@ -24,6 +26,8 @@ import (
 type propagation struct {
 	log     *slog.Logger
 	reason  string // why nothing is changed; "": it is
+	writes  bool   // into buffers of targets, else into what sockets send
+	refused string // why it does not write
 	maps    map[string]*ebpf.Map
 	cgroup  link.Link
 	events  *ringbuf.Reader
@@ -54,10 +58,22 @@ func newPropagation(k *kernel, o Propagation, log *slog.Logger) *propagation {
 		return nil
 	}
 	p := &propagation{log: log, maps: map[string]*ebpf.Map{}}
+	if p.refused = "by the setting"; !o.Messages {
+		p.writes = true
+		err := p.start(k, o)
+		if err == nil {
+			return p
+		}
+		p.Close()
+		p.writes, p.refused, p.maps = false, err.Error(), map[string]*ebpf.Map{}
+	}
 	if err := p.start(k, o); err != nil {
 		p.Close()
 		p.reason = err.Error()
-		log.Warn("no request is given a traceparent", "reason", err)
+		if !o.Messages {
+			p.reason += "; and " + p.refused
+		}
+		log.Warn("no request is given a traceparent", "reason", p.reason)
 	}
 	return p
 }
@@ -80,26 +96,75 @@ func (p *propagation) start(k *kernel, o Propagation) error {
 	if err := p.storeAllowed(p.maps, o); err != nil {
 		return err
 	}
-	if err := p.attachMessages(collection); err != nil {
-		return err
+	if !p.writes {
+		if err := p.attachMessages(collection); err != nil {
+			return err
+		}
+		if p.events, err = ringbuf.NewReader(p.maps["propagate_ring"]); err != nil {
+			return fmt.Errorf("open ring buffer of connections: %w", err)
+		}
 	}
-	if p.events, err = ringbuf.NewReader(p.maps["propagate_ring"]); err != nil {
-		return fmt.Errorf("open ring buffer of connections: %w", err)
-	}
-	// Uprobes are attached with the rest, and their layouts stored.
-	for _, name := range []string{"propagate_request", "propagate_dial"} {
-		program, err := collection.Programs[name].Clone()
+	return p.lend(k, collection)
+}
+
+// lend has uprobes attached with the rest, and layouts stored.
+func (p *propagation) lend(k *kernel, collection *ebpf.Collection) error {
+	for name, program := range collection.Programs {
+		if program.Type() != ebpf.Kprobe {
+			continue
+		}
+		program, err := program.Clone()
 		if err != nil {
 			return err
 		}
 		k.programs.done(name, program, nil)
 	}
-	k.collection.Maps["propagate_layouts"], err = p.maps["propagate_layouts"].Clone()
-	return err
+	for _, lib := range libraries {
+		m := p.maps[lib.layoutMap]
+		if m == nil {
+			continue
+		}
+		m, err := m.Clone()
+		if err != nil {
+			return err
+		}
+		k.collection.Maps[lib.layoutMap] = m
+	}
+	return nil
+}
+
+// Programs of one way only, and maps that the other has no use for.
+var (
+	messagePrograms = []string{"propagate_connect", "propagate_send"}
+	messageMaps     = []string{"propagate_notes", "propagate_conns", "propagate_connected", "propagate_sockets"}
+	writePrograms   = []string{"propagate_header", "propagate_stream", "propagate_headers", "propagate_frame", "propagate_call", "propagate_numbered"}
+	writeMaps       = []string{"propagate_pending", "propagate_buffers", "propagate_framers", "propagate_grpc"}
+)
+
+// choose takes out of a specification what is not of the way that is gone.
+func (p *propagation) choose(spec *ebpf.CollectionSpec) {
+	programs, maps := writePrograms, writeMaps
+	if p.writes {
+		programs, maps = messagePrograms, messageMaps
+	}
+	for _, name := range programs {
+		delete(spec.Programs, name)
+	}
+	for _, name := range maps {
+		// Code that is never run may name it.
+		if m := spec.Maps[name]; m.MaxEntries > 1 {
+			m.MaxEntries = 1
+		}
+	}
 }
 
 // load loads its programs, which share the maps of the others.
 func (p *propagation) load(k *kernel, o Propagation) (*ebpf.Collection, error) {
+	if p.writes {
+		if err := features.HaveProgramHelper(ebpf.Kprobe, asm.FnProbeWriteUser); err != nil {
+			return nil, fmt.Errorf("the kernel does not let the agent write to a process, which needs CAP_SYS_ADMIN and a kernel that is not locked down: %w", err)
+		}
+	}
 	spec, err := bpf.LoadAgent()
 	if err != nil {
 		return nil, fmt.Errorf("read the embedded BPF object: %w", err)
@@ -120,13 +185,17 @@ func (p *propagation) load(k *kernel, o Propagation) (*ebpf.Collection, error) {
 		spec.Maps[name].MaxEntries = m.MaxEntries()
 		shared[name] = m
 	}
-	offsets, err := readSocketOffsets()
-	if err != nil {
-		return nil, err
+	p.choose(spec)
+	var offsets socketOffsets
+	if !p.writes {
+		if offsets, err = readSocketOffsets(); err != nil {
+			return nil, err
+		}
 	}
 	for name, value := range map[string]any{
 		"table_buckets":     k.mapOf("goroutine_table").MaxEntries(),
 		"propagate_dotless": boolNumber(o.Dotless),
+		"propagate_writes":  boolNumber(p.writes),
 		"propagate_tgid":    offsets.taskTgid,
 		"propagate_queued":  offsets.sockQueued,
 	} {
@@ -223,15 +292,28 @@ func (p *propagation) Close() error {
 // works tells whether requests are changed.
 func (p *propagation) works() bool { return p != nil && p.reason == "" }
 
+// mode is the way that is gone.
+func (p *propagation) mode() string {
+	switch {
+	case p.reason != "":
+		return "off"
+	case p.writes:
+		return "memory"
+	}
+	return "messages"
+}
+
 // status reads what the programs have counted.
 func (p *propagation) status() *PropagationStatus {
 	if p == nil {
 		return nil
 	}
-	s := &PropagationStatus{Mode: "messages", Reason: p.reason}
-	if p.reason != "" {
-		s.Mode = "off"
+	s := &PropagationStatus{Mode: p.mode(), Reason: p.reason}
+	if !p.works() {
 		return s
+	}
+	if !p.writes {
+		s.Reason = "requests of HTTP/1.1 without TLS only: " + p.refused
 	}
 	s.Requests = map[string]uint64{}
 	for i, name := range propagateCounts {

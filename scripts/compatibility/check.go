@@ -29,6 +29,9 @@ func (g group) String() string { return strings.TrimSpace(g.library + " " + g.na
 var stdGroups = []group{
 	{library: "net/http", name: "server"},
 	{library: "net/http/client", name: "client"},
+	{library: "net/http/propagation", name: "HTTP/1.1"},
+	{library: "net/http/propagation", name: "buffer of HTTP/1.1"},
+	{library: "net/http/propagation", name: "HTTP/2"},
 	{library: "database/sql", name: "DB"},
 	{library: "database/sql", name: "Stmt"},
 	{library: "database/sql", name: "Tx"},
@@ -115,7 +118,7 @@ func examineFile(path string) (examination, error) {
 	stat, err := f.Stat()
 	if err == nil {
 		var x *probes.Examination
-		if x, err = probes.Examine(f, stat.Size()); err == nil {
+		if x, err = probes.Examine(f, stat.Size(), true); err == nil {
 			return examination{x, f}, nil
 		}
 	}

@@ -35,10 +35,14 @@ func main() {
 	flag.IntVar(&o.jobs, "jobs", 1, "guests that run at the same time; each takes a CPU")
 	flag.BoolVar(&o.write, "write", false, "write the table into "+document)
 	flag.StringVar(&o.counts, "counts", "", "append \"passed failed skipped\" to this file")
-	flag.StringVar(&o.suite, "suite", "", "only the suite of tests of this name: probes or e2e")
+	flag.StringVar(&o.suite, "suite", "", "only the suite of tests of this name, probes or e2e, or one of its steps, such as e2e-2")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "vm: unexpected argument %s\n", flag.Arg(0))
+		os.Exit(2)
+	}
+	if o.write && o.suite != "" {
+		fmt.Fprintln(os.Stderr, "vm: -write takes whole runs: leave -suite away")
 		os.Exit(2)
 	}
 	ok, err := matrix(o)
@@ -189,7 +193,7 @@ func (l lab) runAll(chosen []row, jobs int) []result {
 
 // test boots a guest, and once more if it died of itself.
 func (l lab) test(r row) result {
-	res := result{row: r}
+	res := result{row: r, part: !asksKernel(l.suite)}
 	kernel, err := l.store.kernel(r)
 	if err != nil {
 		res.err = err

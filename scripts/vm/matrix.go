@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,6 +50,7 @@ var built = []struct {
 	{"shop", "scripts/shop", nil},
 	// Go links position-independent executables to be started by the dynamic loader.
 	{"shop-stripped_pie", "scripts/shop", []string{"-buildmode=pie", "-ldflags=-s -w"}},
+	{"told", "cmd/agent/testdata/told", nil},
 	{"target", "internal/probes/testdata/target", nil},
 }
 
@@ -77,6 +79,7 @@ var suites = []suite{
 			`^TestE2E$/^(shop|context|targets)$`,
 			`^TestE2E$/^variants$/^stripped_pie$`,
 			`^TestE2E$/^metrics$/^rate_(1|0)$`,
+			`^TestE2E$/^told$`,
 		},
 		flags: []string{"-e2e.built", builtDir, "-e2e.patience", "20", "-e2e.bulk", "500"},
 	},
@@ -87,17 +90,25 @@ const builtDir = "/built"
 // stepLimit is far above what a step takes, on a busy machine too: it ends what hangs.
 const stepLimit = 20 * time.Minute
 
+// asksKernel tells whether a choice of steps has TestKernel among them.
+func asksKernel(some string) bool {
+	return slices.ContainsFunc(steps(some), func(s plan.Step) bool {
+		return slices.ContainsFunc(s.Command, func(arg string) bool { return strings.Contains(arg, "TestKernel") })
+	})
+}
+
 // steps are those whose names contain some text.
 func steps(some string) []plan.Step {
 	var all []plan.Step
 	for _, s := range suites {
-		if !strings.Contains(s.name, some) {
-			continue
-		}
 		for i, pattern := range s.runs {
+			name := fmt.Sprintf("%s-%d", s.name, i+1)
+			if !strings.Contains(name, some) {
+				continue
+			}
 			command := append([]string{"/tests/" + s.name, "-test.v", "-test.count", "1", "-test.run", pattern}, s.flags...)
 			all = append(all, plan.Step{
-				Name: fmt.Sprintf("%s-%d", s.name, i+1), Dir: path.Join("/src", s.dir), Command: command, Limit: stepLimit,
+				Name: name, Dir: path.Join("/src", s.dir), Command: command, Limit: stepLimit,
 			})
 		}
 	}

@@ -1,0 +1,172 @@
+//go:build e2e
+
+package main
+
+import (
+	"fmt"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/plainframework/agent/internal/observer"
+)
+
+// toldKinds are the ways of testdata/told.
+var toldKinds = []struct {
+	name string
+	grpc bool
+	http bool // 1.1: the header has room always
+}{
+	{name: "plain", http: true},
+	{name: "tls", http: true},
+	{name: "http2"},
+	{name: "h2c"},
+	{name: "x"},
+	{name: "unary", grpc: true},
+	{name: "stream", grpc: true},
+}
+
+// told is a receiver of testdata/told, and an agent on whatever sends to it.
+type told struct {
+	*watcher
+	path, ports string
+	receiver    *proc
+}
+
+func startTold(t *testing.T, e *e2e) *told {
+	t.Helper()
+	r := &told{path: e.build(t, "told", "testdata/told", nil)}
+	r.receiver = startCmd(t, "receiver", exec.Command(r.path, "receive"))
+	var ports []string
+	eventually(t, 10*time.Second, "the receiver listens", func() bool {
+		ports = nil
+		for _, m := range regexp.MustCompile(`listens on (\d+)\n`).FindAllStringSubmatch(r.receiver.output(), -1) {
+			ports = append(ports, m[1])
+		}
+		return len(ports) == 4
+	})
+	r.ports = strings.Join(ports, ",")
+	return r
+}
+
+// send starts a sender and returns the URL to ask it at.
+func (r *told) send(t *testing.T, host string) string {
+	t.Helper()
+	// The garbage collector checks its marks: memory that is not what it was shows.
+	p := startProc(t, "sender", []string{"GODEBUG=gccheckmark=1"}, r.path, "send", "-host", host, "-ports", r.ports)
+	return "http://127.0.0.1:" + listening(t, p)
+}
+
+func (r *told) run(t *testing.T, sender, kind string, from, to, workers int) {
+	t.Helper()
+	query := fmt.Sprintf("/run?kind=%s&from=%d&to=%d&workers=%d", kind, from, to, workers)
+	if text := getText(t, sender+query); text != "" {
+		t.Errorf("%s:\n%s", query, text)
+	}
+}
+
+// got is what the receiver was told, by the number of the call.
+func (r *told) got(t *testing.T) map[int]string {
+	t.Helper()
+	got := map[int]string{}
+	for line := range strings.Lines(r.receiver.output()) {
+		var i int
+		if n, _ := fmt.Sscanf(line, "got %d", &i); n != 1 {
+			continue
+		}
+		if _, twice := got[i]; twice {
+			t.Errorf("call %d has arrived twice", i)
+		}
+		got[i] = strings.TrimSpace(strings.TrimPrefix(line, fmt.Sprintf("got %d", i)))
+	}
+	return got
+}
+
+// testTold: the header is written into requests of all kinds, whatever encrypts them, on
+// connections from before the agent as well. It is that of the call's span, everything
+// else arrives as it was sent, and who may not be told is not.
+func (e *e2e) testTold(t *testing.T) {
+	r := startTold(t, e)
+	calls := min(*bulk/5, 1000)
+	sender, stranger, proxied := r.send(t, "127.0.0.1"), r.send(t, "127.0.0.2"), r.send(t, "127.0.0.1")
+	for n, kind := range toldKinds { // before the agent
+		r.run(t, sender, kind.name, 900_000+10*n, 900_002+10*n, 1)
+	}
+	r.watcher = e.launchAgent(t, []string{"PLAIN_CLOUD_PROPAGATE=headers", "PLAIN_CLOUD_PROPAGATE_TO=127.0.0.1,cluster"}, "--exe", r.path)
+	r.waitReady(t)
+	from := func(n int) int { return 10_000 * (n + 1) }
+	for n, kind := range toldKinds {
+		r.run(t, sender, kind.name, from(n), from(n)+calls, 4)
+		r.run(t, stranger, kind.name, 800_000+100*n, 800_010+100*n, 2)
+	}
+	r.run(t, proxied, "proxied", 700_000, 700_010, 2)
+	status, _ := r.readStatus(t)
+	r.noLosses(t)
+	got, spans := r.got(t), r.finish(t)
+	t.Logf("%+v", status.Probes.Propagation)
+	if mode := status.Probes.Propagation.Mode; mode != "memory" {
+		t.Fatalf("requests are changed by %s: %s", mode, status.Probes.Propagation.Reason)
+	}
+	calledAs := callsOf(spans)
+	for n, kind := range toldKinds {
+		own, untold := 0, 0
+		for i := from(n); i < from(n)+calls; i++ {
+			tp, arrived := got[i]
+			want := ""
+			if kind.grpc {
+				want = spanOfCall(spans, tp)
+			} else {
+				want = traceparentOf(calledAs[i])
+			}
+			if i%10 == 7 {
+				own++
+				want = fmt.Sprintf("00-%032x-%016x-01", i+1, i+1)
+			}
+			switch {
+			case !arrived:
+				t.Errorf("%s: call %d has not arrived", kind.name, i)
+			case tp == "" && !kind.http:
+				untold++
+			case tp != want:
+				t.Errorf("%s: call %d was told %q, want %q", kind.name, i, tp, want)
+			}
+		}
+		t.Logf("%s: %d calls, %d with a traceparent of their own, %d not told", kind.name, calls, own, untold)
+		// The first frames have no room, and headers of 20 KB take several.
+		if limit := calls / 5; untold > limit {
+			t.Errorf("%s: %d of %d calls were not told, at most %d are expected", kind.name, untold, calls, limit)
+		}
+		for i := 800_000 + 100*n; i < 800_010+100*n; i++ {
+			if tp, arrived := got[i]; !arrived || tp != "" && i%10 != 7 {
+				t.Errorf("%s: call %d of a stranger has arrived: %v, and was told %q", kind.name, i, arrived, tp)
+			}
+		}
+	}
+	for i := 700_000; i < 700_010; i++ {
+		if tp, arrived := got[i]; !arrived || tp != "" && i%10 != 7 {
+			t.Errorf("call %d through a proxy has arrived: %v, and was told %q", i, arrived, tp)
+		}
+	}
+	distinct := map[string]bool{}
+	for i, tp := range got {
+		if tp != "" && distinct[tp] {
+			t.Errorf("call %d was told %q, as another was", i, tp)
+		}
+		distinct[tp] = true
+	}
+}
+
+// spanOfCall is the traceparent, if it is that of a client span of gRPC, else what
+// nothing is equal to.
+func spanOfCall(spans []observer.Span, traceparent string) string {
+	for _, s := range spans {
+		if s.Kind == trace.SpanKindClient && s.Attrs.Text("rpc.system.name") == "grpc" && traceparentOf(s) == traceparent {
+			return traceparent
+		}
+	}
+	return "that of a client span of gRPC"
+}
