@@ -237,7 +237,19 @@ static __always_inline struct frame *grpc_client_here(const struct probe *p, str
 	return f && f->kind == RECORD_GRPC_CLIENT ? f : NULL;
 }
 
-/* NewStream(t *http2Client, ...): which connection the call takes. */
+/* Whether a stats handler of the SDK has begun a span of the same call. Where there was a
+ * client's span before, none was begun here. */
+static __always_inline bool grpc_is_sdk_call(const struct probe *p, u64 context_tab,
+					     u64 context_data)
+{
+	struct runtime_layout *rt = runtime_layout(p);
+	struct sdk_span sdk = {};
+
+	return rt && rt->sdk_spans && !context_parent(p, context_tab, context_data, &sdk) &&
+	       sdk.span_id && sdk.kind == SDK_KIND_CLIENT;
+}
+
+/* NewStream(t *http2Client, ctx iface, ...): which connection the call takes. */
 SEC("uprobe")
 int grpc_client_transport(struct pt_regs *ctx)
 {
@@ -248,8 +260,14 @@ int grpc_client_transport(struct pt_regs *ctx)
 	if (!probe_enter(ctx, &p))
 		return 0;
 	f = grpc_client_here(&p, &g);
-	if (f)
-		f->object[GRPC_TRANSPORT] = GO_REG0(ctx);
+	if (!f || !g)
+		return 0;
+	if (grpc_is_sdk_call(&p, GO_REG1(ctx), GO_REG2(ctx))) {
+		count(&p, COUNT_STOOD_DOWN, 1);
+		span_pop(&p, g);
+		return 0;
+	}
+	f->object[GRPC_TRANSPORT] = GO_REG0(ctx);
 	return 0;
 }
 

@@ -20,7 +20,7 @@ func (e *e2e) testSDK(t *testing.T) {
 	// Only from the first request on is it known that their spans are there.
 	sendBy(loner, "GET", s.url+"/otelhttp", nil)
 	settle(a.seen)
-	paths := []string{"/plain", "/byhand", "/client", "/otelsql", "/otelhttp", "/lost"}
+	paths := []string{"/plain", "/byhand", "/client", "/otelsql", "/otelhttp", "/lost", "/grpc", "/otelgrpc", "/otelgrpc-stream"}
 	for range perPath {
 		for _, p := range paths {
 			sendBy(loner, "GET", s.url+p, nil)
@@ -28,8 +28,9 @@ func (e *e2e) testSDK(t *testing.T) {
 	}
 	settle(a.seen)
 	status, _ := a.readStatus(t)
-	// One of each request's two spans, but of /lost and /otelhttp only the server's.
-	if got, want := status.Probes.Losses["stood_down"], uint64(1+4*perPath); got != want {
+	// One of each request's two spans, but of /lost and /otelhttp only the server's, and of
+	// /plain, /byhand and /grpc none.
+	if got, want := status.Probes.Losses["stood_down"], uint64(1+6*perPath); got != want {
 		t.Errorf("%d spans stood down, want %d", got, want)
 	}
 	theirs := sdkSpans(s.output())
@@ -37,13 +38,14 @@ func (e *e2e) testSDK(t *testing.T) {
 	servers := map[trace.SpanID]observer.Span{}
 	count := map[string]int{}
 	for _, span := range ours {
-		if span.Kind == trace.SpanKindServer {
+		if span.Kind == trace.SpanKindServer && span.Attrs.Text("rpc.system.name") == "" {
 			servers[span.SpanID] = span
 			count[span.Attrs.Text("url.path")]++
 		}
 	}
+	checkSDKCalls(t, ours, servers, theirs)
 	for _, span := range ours {
-		if span.Kind == trace.SpanKindServer {
+		if span.Kind == trace.SpanKindServer || span.Attrs.Text("rpc.system.name") != "" {
 			continue
 		}
 		table := span.Attrs.Text("db.query.text")[len("DELETE FROM "):]
@@ -69,10 +71,45 @@ func (e *e2e) testSDK(t *testing.T) {
 		"/plain": perPath, "plain": perPath, "/byhand": perPath, "byhand": perPath,
 		"/client": perPath, "client": 0, "/otelsql": perPath, "otelsql": 0,
 		"/otelhttp": 0, "otelhttp": perPath + 1, "/lost": 0, "lost": perPath,
+		"/grpc": perPath, "/otelgrpc": perPath, "/otelgrpc-stream": perPath,
 	} {
 		if count[name] != want {
 			t.Errorf("%d spans of %s, want %d", count[name], name, want)
 		}
+	}
+}
+
+// checkSDKCalls: a call of gRPC below a stats handler of theirs has their client span and
+// our server's, another has both of ours.
+func checkSDKCalls(t *testing.T, ours []observer.Span, servers map[trace.SpanID]observer.Span, theirs map[string]sdkSpan) {
+	t.Helper()
+	clients := map[trace.SpanID]observer.Span{}
+	for _, span := range ours {
+		if span.Kind == trace.SpanKindClient && span.Attrs.Text("rpc.system.name") != "" {
+			clients[span.SpanID] = span
+			if parent, own := servers[span.ParentID]; !own || parent.Attrs.Text("url.path") != "/grpc" {
+				t.Errorf("a call of ours below %q: %s", parent.Name, summary(span))
+			}
+		}
+	}
+	below := map[string]int{}
+	for _, span := range ours {
+		if span.Kind != trace.SpanKindServer || span.Attrs.Text("rpc.system.name") == "" {
+			continue
+		}
+		client, own := clients[span.ParentID]
+		their := theirs[span.ParentID.String()]
+		switch {
+		case own && client.TraceID == span.TraceID:
+			below["ours"]++
+		case their.kind == "client" && their.trace == span.TraceID.String():
+			below["theirs"]++
+		default:
+			t.Errorf("a call was served below neither: %s, parent %v", summary(span), span.ParentID)
+		}
+	}
+	if len(clients) != perPath || below["ours"] != perPath || below["theirs"] != 2*perPath {
+		t.Errorf("%d calls of ours, want %d; served below %v", len(clients), perPath, below)
 	}
 }
 

@@ -13,10 +13,16 @@ import (
 	"os"
 
 	"github.com/XSAM/otelsql"
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/propagation"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	pb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
 type printer struct{}
@@ -31,6 +37,7 @@ func (printer) ExportSpans(_ context.Context, spans []sdktrace.ReadOnlySpan) err
 func (printer) Shutdown(context.Context) error { return nil }
 
 func main() {
+	otel.SetTextMapPropagator(propagation.TraceContext{})
 	otel.SetTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSyncer(printer{})))
 	tracer := otel.Tracer("by hand")
 	db := sql.OpenDB(connector{})
@@ -58,6 +65,11 @@ func main() {
 	handle("/byhand", spanned("byhand", trace.SpanKindInternal))
 	handle("/client", spanned("client", trace.SpanKindClient))
 	handle("/otelsql", func(ctx context.Context) { query(ctx, wrapped, "DELETE FROM otelsql") })
+	address := serveHealth()
+	bare, handled := dial(address), dial(address, grpc.WithStatsHandler(otelgrpc.NewClientHandler()))
+	handle("/grpc", func(ctx context.Context) { check(ctx, bare) })
+	handle("/otelgrpc", func(ctx context.Context) { check(ctx, handled) })
+	handle("/otelgrpc-stream", func(ctx context.Context) { watch(ctx, handled) })
 	http.Handle("/", mux)
 	instrument := func(pattern string, f func(context.Context)) {
 		http.Handle(pattern, otelhttp.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f(r.Context()) }), pattern))
@@ -72,6 +84,51 @@ func main() {
 	}
 	fmt.Printf("sdk listens on http://%s\n", ln.Addr())
 	http.Serve(ln, nil)
+}
+
+// serveHealth is a gRPC server without spans of its own.
+func serveHealth() string {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	s := grpc.NewServer()
+	pb.RegisterHealthServer(s, health.NewServer())
+	go s.Serve(ln)
+	return ln.Addr().String()
+}
+
+func dial(address string, more ...grpc.DialOption) pb.HealthClient {
+	conn, err := grpc.NewClient(address, append(more, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	return pb.NewHealthClient(conn)
+}
+
+func check(ctx context.Context, client pb.HealthClient) {
+	if _, err := client.Check(ctx, &pb.HealthCheckRequest{}); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+}
+
+// watch takes one answer of a stream and leaves.
+func watch(ctx context.Context, client pb.HealthClient) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := client.Watch(ctx, &pb.HealthCheckRequest{})
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	cancel()
+	for err == nil { // until the client has ended it
+		_, err = stream.Recv()
+	}
 }
 
 // connector is of a driver that does nothing.
