@@ -107,16 +107,22 @@ func getText(t *testing.T, url string) string {
 // received is what the receiver has printed: the traceparent of each call.
 func (p *propagating) received(t *testing.T) map[int]string {
 	t.Helper()
+	return received(t, p.receiver.output(), "request")
+}
+
+// received takes lines of a word, the number of a call, and what that has brought along.
+func received(t *testing.T, output, word string) map[int]string {
+	t.Helper()
 	got := map[int]string{}
-	for line := range strings.Lines(p.receiver.output()) {
+	for line := range strings.Lines(output) {
 		var i int
-		if n, _ := fmt.Sscanf(line, "request %d", &i); n != 1 {
+		if n, _ := fmt.Sscanf(line, word+" %d", &i); n != 1 {
 			continue
 		}
 		if _, twice := got[i]; twice {
 			t.Errorf("call %d has arrived twice", i)
 		}
-		got[i] = strings.TrimSpace(strings.TrimPrefix(line, fmt.Sprintf("request %d ", i)))
+		got[i] = strings.TrimSpace(strings.TrimPrefix(line, fmt.Sprintf("%s %d", word, i)))
 	}
 	return got
 }

@@ -69,23 +69,6 @@ func (r *told) run(t *testing.T, sender, kind string, from, to, workers int) {
 	}
 }
 
-// got is what the receiver was told, by the number of the call.
-func (r *told) got(t *testing.T) map[int]string {
-	t.Helper()
-	got := map[int]string{}
-	for line := range strings.Lines(r.receiver.output()) {
-		var i int
-		if n, _ := fmt.Sscanf(line, "got %d", &i); n != 1 {
-			continue
-		}
-		if _, twice := got[i]; twice {
-			t.Errorf("call %d has arrived twice", i)
-		}
-		got[i] = strings.TrimSpace(strings.TrimPrefix(line, fmt.Sprintf("got %d", i)))
-	}
-	return got
-}
-
 // testTold: the header is written into requests of all kinds, whatever encrypts them, on
 // connections from before the agent as well. It is that of the call's span, everything
 // else arrives as it was sent, and who may not be told is not.
@@ -106,7 +89,7 @@ func (e *e2e) testTold(t *testing.T) {
 	r.run(t, proxied, "proxied", 700_000, 700_010, 2)
 	status, _ := r.readStatus(t)
 	r.noLosses(t)
-	got, spans := r.got(t), r.finish(t)
+	got, spans := received(t, r.receiver.output(), "got"), r.finish(t)
 	t.Logf("%+v", status.Probes.Propagation)
 	if mode := status.Probes.Propagation.Mode; mode != "memory" {
 		t.Fatalf("requests are changed by %s: %s", mode, status.Probes.Propagation.Reason)
