@@ -656,11 +656,12 @@ const (
 )
 
 type AgentPropagateBufferLayout struct {
-	_   structs.HostLayout
-	Buf uint32
-	N   uint32
-	Wr  uint32
-	Pad uint32
+	_    structs.HostLayout
+	Type uint64
+	Buf  uint32
+	N    uint32
+	Wr   uint32
+	Pad  uint32
 }
 
 type AgentPropagateCounter uint32

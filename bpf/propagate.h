@@ -283,13 +283,13 @@ static __always_inline struct propagate_layout *propagate_layout(const struct pr
 	return bpf_map_lookup_elem(&propagate_layouts, &p->binary);
 }
 
-/* Processes that have clients of HTTP. LRU: what is evicted is found again by the next
- * connection. */
 enum propagate_process {
 	PROPAGATE_CLIENT = 1,
 	PROPAGATE_BEHIND_PROXY, /* some of its connections go through one */
 };
 
+/* Processes that have clients of HTTP. LRU: what is evicted is found again by the next
+ * connection. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);

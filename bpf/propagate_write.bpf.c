@@ -29,6 +29,7 @@
 
 /* bufio.Writer */
 struct propagate_buffer_layout {
+	u64 type; /* *bufio.Writer */
 	u32 buf;
 	u32 n;
 	u32 wr;
@@ -119,7 +120,7 @@ int propagate_header(struct pt_regs *ctx)
 	if (!probe_enter(ctx, &p))
 		return 0;
 	l = bpf_map_lookup_elem(&propagate_buffers, &p.binary);
-	if (!l || !writer)
+	if (!l || !writer || go_type_of(GO_REG1(ctx), p.bias) != l->type)
 		return 0;
 	/* A persistConnWriter has but a pointer, which is the interface's data. */
 	key.object = go_iface(writer + l->wr).data;

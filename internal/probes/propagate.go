@@ -67,7 +67,9 @@ var propagateBuffers = library{
 	layoutMap: "propagate_buffers",
 	layout: func(l *layouts) any {
 		const writer = "bufio.Writer"
-		return &bpf.AgentPropagateBufferLayout{Buf: l.offset(writer, "buf"), N: l.offset(writer, "n"), Wr: l.offset(writer, "wr")}
+		return &bpf.AgentPropagateBufferLayout{
+			Type: l.typeAddr("*" + writer), Buf: l.offset(writer, "buf"), N: l.offset(writer, "n"), Wr: l.offset(writer, "wr"),
+		}
 	},
 }
 
