@@ -91,6 +91,16 @@ func (e *e2e) testTold(t *testing.T) {
 	r.noLosses(t)
 	got, spans := received(t, r.receiver.output(), "got"), r.finish(t)
 	t.Logf("%+v", status.Probes.Propagation)
+	// Of the newest modules, too, each place is found.
+	for _, b := range status.Probes.Binaries {
+		for _, g := range b.Groups {
+			for _, h := range g.Hooks {
+				if h.Reason != "" && (strings.HasPrefix(h.Program, "propagate_") || strings.HasPrefix(h.Program, "http2client_")) {
+					t.Errorf("%s %s: %s: %s", g.Library, g.Group, h.Program, h.Reason)
+				}
+			}
+		}
+	}
 	if mode := status.Probes.Propagation.Mode; mode != "memory" {
 		t.Fatalf("requests are changed by %s: %s", mode, status.Probes.Propagation.Reason)
 	}
