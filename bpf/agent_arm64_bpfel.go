@@ -285,8 +285,15 @@ type AgentGrpcLayout struct {
 	StreamId        uint32
 	ServerConn      uint32
 	ClientConn      uint32
-	Pad             uint32
+	ClientNext      uint32
 }
+
+type AgentGrpcNumberSite uint32
+
+const (
+	AgentGrpcNumberSiteGRPC_NUMBER_KEY   AgentGrpcNumberSite = 0
+	AgentGrpcNumberSiteGRPC_NUMBER_TAKEN AgentGrpcNumberSite = 1
+)
 
 type AgentGrpcRecord struct {
 	_      structs.HostLayout
@@ -1262,6 +1269,7 @@ const (
 	AgentVarReferToGrpcEndSite           = "refer_to_grpc_end_site"
 	AgentVarReferToGrpcKind              = "refer_to_grpc_kind"
 	AgentVarReferToGrpcLayout            = "refer_to_grpc_layout"
+	AgentVarReferToGrpcNumberSite        = "refer_to_grpc_number_site"
 	AgentVarReferToGrpcRecord            = "refer_to_grpc_record"
 	AgentVarReferToGrpcStream            = "refer_to_grpc_stream"
 	AgentVarReferToGrpcStreamKey         = "refer_to_grpc_stream_key"
@@ -1513,6 +1521,7 @@ type AgentVariableSpecs struct {
 	ReferToGrpcEndSite           *ebpf.VariableSpec `ebpf:"refer_to_grpc_end_site"`
 	ReferToGrpcKind              *ebpf.VariableSpec `ebpf:"refer_to_grpc_kind"`
 	ReferToGrpcLayout            *ebpf.VariableSpec `ebpf:"refer_to_grpc_layout"`
+	ReferToGrpcNumberSite        *ebpf.VariableSpec `ebpf:"refer_to_grpc_number_site"`
 	ReferToGrpcRecord            *ebpf.VariableSpec `ebpf:"refer_to_grpc_record"`
 	ReferToGrpcStream            *ebpf.VariableSpec `ebpf:"refer_to_grpc_stream"`
 	ReferToGrpcStreamKey         *ebpf.VariableSpec `ebpf:"refer_to_grpc_stream_key"`
@@ -1749,6 +1758,7 @@ type AgentVariables struct {
 	ReferToGrpcEndSite           *ebpf.Variable `ebpf:"refer_to_grpc_end_site"`
 	ReferToGrpcKind              *ebpf.Variable `ebpf:"refer_to_grpc_kind"`
 	ReferToGrpcLayout            *ebpf.Variable `ebpf:"refer_to_grpc_layout"`
+	ReferToGrpcNumberSite        *ebpf.Variable `ebpf:"refer_to_grpc_number_site"`
 	ReferToGrpcRecord            *ebpf.Variable `ebpf:"refer_to_grpc_record"`
 	ReferToGrpcStream            *ebpf.Variable `ebpf:"refer_to_grpc_stream"`
 	ReferToGrpcStreamKey         *ebpf.Variable `ebpf:"refer_to_grpc_stream_key"`

@@ -27,6 +27,12 @@ enum grpc_end_site {
 	GRPC_NO_CALL, /* in invoke: (stream iface, err) of newClientStream */
 };
 
+/* Variants of grpc_client_numbered. */
+enum grpc_number_site {
+	GRPC_NUMBER_KEY, /* where the transport enters the stream under its number */
+	GRPC_NUMBER_TAKEN, /* up to 1.48: behind where it has been taken */
+};
+
 #define GRPC_CONTEXTS 8
 
 /* The metadata that came with a call: a map, kept in one of the contexts that are wrapped
@@ -90,7 +96,7 @@ int grpc_server_begin(struct pt_regs *ctx)
 		return 0;
 	}
 	parent_id = nethttp_remote_parent(&p, g, grpc_metadata(&p, l, context), rt);
-	if (!parent_id && joins_used && l->server_conn && l->stream_id) {
+	if (!parent_id && joins_used && l->server_conn) {
 		request.path = method;
 		request.stream = go_word(stream + l->stream_id);
 		parent_id = join_find(&p, rt, g, go_iface(words[2] + l->server_conn), &request);
@@ -271,8 +277,17 @@ int grpc_client_transport(struct pt_regs *ctx)
 	return 0;
 }
 
-/* At mapassign(type, map, key uint32), where the transport enters the stream under its
- * number, on the caller's goroutine and before anything is written. */
+/* The number that a call's stream has just got. Streams of a client have odd ones. */
+static __always_inline u32 grpc_number(const struct probe *p, const struct grpc_layout *l,
+				       u64 transport, u64 key)
+{
+	if (p->variant == GRPC_NUMBER_KEY)
+		return key;
+	return l->client_next ? (u32)go_word(transport + l->client_next) - 2 : 0;
+}
+
+/* At mapassign(type, map, key uint32), or before, on the caller's goroutine and before
+ * anything is written. */
 SEC("uprobe")
 int grpc_client_numbered(struct pt_regs *ctx)
 {
@@ -290,11 +305,13 @@ int grpc_client_numbered(struct pt_regs *ctx)
 	if (!probe_enter(ctx, &p))
 		return 0;
 	go_results(ctx, words);
-	stream = words[2];
 	f = grpc_client_here(&p, &g);
 	l = grpc_layout(&p);
 	rt = runtime_layout(&p);
-	if (!f || !g || !l || !rt || !stream || !l->client_conn || !f->object[GRPC_TRANSPORT])
+	if (!f || !g || !l || !rt || !l->client_conn || !f->object[GRPC_TRANSPORT])
+		return 0;
+	stream = grpc_number(&p, l, f->object[GRPC_TRANSPORT], words[2]);
+	if (!stream)
 		return 0;
 	if (f->object[GRPC_JOIN])
 		join_forget(f->object[GRPC_JOIN], f->span_id);

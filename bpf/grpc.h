@@ -34,10 +34,10 @@ struct grpc_layout {
 	u32 client_desc;
 	u32 conn_target;
 	u32 error_is_proto; /* a *status.Error points to what a *status.Status does (up to 1.3x) */
-	u32 stream_id; /* of transport.Stream; 0: calls are not joined */
-	u32 server_conn; /* of http2Server: the net.Conn; 0: likewise */
+	u32 stream_id; /* of transport.Stream */
+	u32 server_conn; /* of http2Server: the net.Conn; 0: calls are not joined */
 	u32 client_conn; /* of http2Client; 0: likewise */
-	u32 pad;
+	u32 client_next; /* of http2Client: the number of the next stream */
 };
 
 #define METRIC_GRPC_SERVER 3

@@ -431,12 +431,13 @@ int propagate_call(struct pt_regs *ctx)
 	return 0;
 }
 
-/* At mapassign(type, map, key uint32), as for grpc_client_numbered */
+/* As for grpc_client_numbered */
 SEC("uprobe")
 int propagate_numbered(struct pt_regs *ctx)
 {
 	struct propagate_write_key key = {};
 	struct propagate_grpc_layout *l;
+	struct grpc_layout *grpc;
 	struct propagate_write w;
 	struct goroutine *g;
 	struct frame *f;
@@ -452,11 +453,12 @@ int propagate_numbered(struct pt_regs *ctx)
 	key.object = p.goroutine;
 	key.tgid = p.tgid;
 	noted = propagate_take(&key, &w);
-	if (!f || !l || !f->object[GRPC_TRANSPORT])
+	grpc = grpc_layout(&p);
+	if (!f || !l || !grpc || !f->object[GRPC_TRANSPORT])
 		return 0;
 	key.object = go_word(go_word(f->object[GRPC_TRANSPORT] + l->transport_framer) +
 			     l->framer_framer);
-	key.stream = words[2];
+	key.stream = grpc_number(&p, grpc, f->object[GRPC_TRANSPORT], words[2]);
 	bpf_map_delete_elem(&propagate_pending, &key);
 	if (noted && key.stream)
 		bpf_map_update_elem(&propagate_pending, &key, &w, BPF_ANY);

@@ -22,12 +22,11 @@ import (
 // grpcBuilds are releases of grpc-go with a release of Go of their time.
 var grpcBuilds = []struct {
 	name, toolchain, modfile string
-	joined                   bool // calls are joined with their servers without a header
 }{
-	{"1.40", "go1.18.10", "go.mod", false},
-	{"1.57", "go1.21.13", "go1.57.mod", true},
-	{"1.69", "go1.23.12", "go1.69.mod", true},
-	{"latest", "local", "latest.mod", true},
+	{"1.40", "go1.18.10", "go.mod"},
+	{"1.57", "go1.21.13", "go1.57.mod"},
+	{"1.69", "go1.23.12", "go1.69.mod"},
+	{"latest", "local", "latest.mod"},
 }
 
 const (
@@ -70,7 +69,7 @@ var grpcVisits = []struct {
 func (e *e2e) testGRPC(t *testing.T) {
 	for _, b := range oldestAndNewest(grpcBuilds) {
 		path := e.build(t, "grpc-"+b.name, "testdata/grpc", []string{"GOTOOLCHAIN=" + b.toolchain}, "-modfile="+b.modfile, "-ldflags=-s -w")
-		t.Run(b.name, func(t *testing.T) { e.testGRPCBuild(t, path, b.joined) })
+		t.Run(b.name, func(t *testing.T) { e.testGRPCBuild(t, path) })
 		if b.toolchain == "local" {
 			t.Run("kept", func(t *testing.T) { e.testGRPCKept(t, path) })
 		}
@@ -90,7 +89,7 @@ func startGRPC(t *testing.T, path string, args ...string) (*proc, string) {
 	return p, address
 }
 
-func (e *e2e) testGRPCBuild(t *testing.T, path string, joined bool) {
+func (e *e2e) testGRPCBuild(t *testing.T, path string) {
 	server, address := startGRPC(t, path, "-workers", "2")
 	front, url := startGRPC(t, path, "-target", address)
 	a := e.startAgent(t, "--pid", fmt.Sprint(server.pid()), "--pid", fmt.Sprint(front.pid()))
@@ -111,9 +110,7 @@ func (e *e2e) testGRPCBuild(t *testing.T, path string, joined bool) {
 	if len(spans) != want {
 		t.Errorf("%d spans, want %d", len(spans), want)
 	}
-	if joined {
-		spans = checkGRPCHops(t, spans, contexts)
-	}
+	spans = checkGRPCHops(t, spans, contexts)
 	checkGRPC(t, spans, address, contexts)
 	kinds := map[trace.SpanKind]int{}
 	for _, s := range spans {

@@ -51,7 +51,7 @@ var grpc = library{
 				{program: "grpc_client_end", variant: uint8(bpf.AgentGrpcEndSiteGRPC_NO_CALL), sites: grpcError(grpcPackage+"invoke", grpcNewStream, 2), prunable: true},
 				{program: "grpc_stream_opened", sites: grpcOpened},
 				grpcNotResolved,
-				{program: "grpc_client_numbered", sites: grpcNumbered, optional: true},
+				grpcNumbered("grpc_client_numbered"),
 				{program: "grpc_client_transport", sites: entry(grpcNewTransportStream), optional: true},
 				{program: "grpc_client_begin", sites: entry(grpcNewStream)},
 			},
@@ -90,18 +90,31 @@ var (
 
 // grpcNumbered is where the transport enters a stream under the number that it has just got:
 // in a function literal that the caller's goroutine runs, and that lets the next waiting
-// caller go. Up to 1.48 the goroutine that writes does it, in another function literal; there
-// calls are not joined with their servers.
-func grpcNumbered(b *gobin.Binary) ([]gobin.Site, error) {
-	for _, f := range b.FuncsWithPrefix(grpcNewTransportStream + ".func") {
-		if _, err := b.CallSite(f, gobin.Call{Callee: "runtime.selectnbsend"}); err != nil {
-			continue
-		}
-		if site, err := b.CallSite(f, gobin.Call{Callee: "runtime.mapassign_fast32"}); err == nil {
-			return []gobin.Site{site}, nil
-		}
+// caller go. Up to 1.48 the goroutine that writes enters it, in another function literal;
+// there it is where this one goes on after it took the number.
+func grpcNumbered(program string) hook {
+	return hook{
+		program: program, variant: uint8(bpf.AgentGrpcNumberSiteGRPC_NUMBER_KEY),
+		sites: grpcNumberedAt("runtime.mapassign_fast32"), optional: true,
+		instead: &hook{
+			program: program, variant: uint8(bpf.AgentGrpcNumberSiteGRPC_NUMBER_TAKEN),
+			sites: grpcNumberedAt("runtime.newobject"), optional: true,
+		},
 	}
-	return nil, errors.New(grpcNewTransportStream + " numbers its streams elsewhere")
+}
+
+func grpcNumberedAt(call string) siteFinder {
+	return func(b *gobin.Binary) ([]gobin.Site, error) {
+		for _, f := range b.FuncsWithPrefix(grpcNewTransportStream + ".func") {
+			if _, err := b.CallSite(f, gobin.Call{Callee: "runtime.selectnbsend"}); err != nil {
+				continue
+			}
+			if site, err := b.CallSite(f, gobin.Call{Callee: call}); err == nil {
+				return []gobin.Site{site}, nil
+			}
+		}
+		return nil, errors.New(grpcNewTransportStream + " numbers its streams elsewhere")
+	}
 }
 
 // grpcStart is the go statement of a function.
@@ -173,9 +186,12 @@ func grpcLayout(l *layouts) any {
 			}
 		}
 	}
-	layout.StreamId = l.optional(grpcTransport+"Stream", "id")
-	layout.ServerConn = l.optional(grpcTransport+"http2Server", "conn")
+	if f, err := l.field(grpcTransport+"Stream", "id"); err == nil { // up to 1.68 at 0
+		layout.StreamId = f
+		layout.ServerConn = l.optional(grpcTransport+"http2Server", "conn")
+	}
 	layout.ClientConn = l.optional(grpcTransport+"http2Client", "conn")
+	layout.ClientNext = l.optional(grpcTransport+"http2Client", "nextID")
 	if has(l.binary, grpcNewStream) {
 		layout.ClientCc = l.offset(grpcPackage+"clientStream", "cc")
 		layout.ClientDesc = l.offset(grpcPackage+"clientStream", "desc")

@@ -124,7 +124,7 @@ var propagateGRPC = library{
 		name: "gRPC",
 		when: func(b *gobin.Binary) bool { return has(b, grpcNewStream) },
 		hooks: []hook{
-			{program: "propagate_numbered", sites: grpcNumbered},
+			grpcNumbered("propagate_numbered"),
 			{program: "propagate_call", sites: entry(grpcNewTransportStream)},
 		},
 	}},
