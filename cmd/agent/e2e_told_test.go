@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf/features"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/plainframework/agent/internal/observer"
@@ -150,6 +151,48 @@ func (e *e2e) testTold(t *testing.T) {
 			t.Errorf("call %d was told %q, as another was", i, tp)
 		}
 		distinct[tp] = true
+	}
+}
+
+// testToldByMessages: likewise for HTTP/1.1 without TLS, with no write to the sender's
+// memory. Before Linux 6.12 nothing is changed.
+func (e *e2e) testToldByMessages(t *testing.T) {
+	r := startTold(t, e)
+	calls := min(*bulk/5, 1000)
+	sender := r.send(t, "127.0.0.1")
+	r.watcher = e.launchAgent(t, []string{"PLAIN_CLOUD_PROPAGATE=messages"}, "--exe", r.path)
+	r.waitReady(t)
+	r.run(t, sender, "plain", 0, calls, 4)
+	r.run(t, sender, "tls", 10_000, 10_000+calls, 4)
+	status, _ := r.readStatus(t)
+	r.noLosses(t)
+	got, spans := received(t, r.receiver.output(), "got"), callsOf(r.finish(t))
+	mode := status.Probes.Propagation.Mode
+	version, err := features.LinuxVersionCode()
+	if want := map[bool]string{false: "off", true: "messages"}[version >= 6<<16|12<<8]; err != nil || mode != want {
+		t.Fatalf("requests are changed by %s, want %s: %s; %v", mode, want, status.Probes.Propagation.Reason, err)
+	}
+	untold := 0
+	for i := range calls {
+		want := traceparentOf(spans[i])
+		if i%10 == 7 {
+			want = fmt.Sprintf("00-%032x-%016x-01", i+1, i+1)
+		} else if mode == "off" {
+			want = ""
+		} else if got[i] == "" {
+			untold++
+			continue
+		}
+		if tp, arrived := got[i]; !arrived || tp != want {
+			t.Errorf("call %d has arrived: %v, and was told %q, want %q", i, arrived, tp, want)
+		}
+		if tp, arrived := got[10_000+i]; !arrived || tp != "" && i%10 != 7 {
+			t.Errorf("call %d over TLS has arrived: %v, and was told %q", 10_000+i, arrived, tp)
+		}
+	}
+	t.Logf("%s: %d calls, %d not told", mode, calls, untold)
+	if untold > calls/20 {
+		t.Errorf("%d of %d calls were not told", untold, calls)
 	}
 }
 

@@ -83,7 +83,7 @@ func TestKernel(t *testing.T) {
 
 	told := Propagation{Headers: true, Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Names: []string{"*.svc"}}
 	if !propagates(t, major, minor, told) {
-		lacks = append(lacks, "room for the programs that change what is sent")
+		lacks = append(lacks, "safe ways to change what is sent")
 	}
 	a := startAgentOn(t, Options{PIDs: []int{s.pid}, Propagation: told}, &sink{}, &lines{})
 	want := "memory"

@@ -185,6 +185,11 @@ func (p *propagation) load(k *kernel, o Propagation) (*ebpf.Collection, error) {
 		spec.Maps[name].MaxEntries = m.MaxEntries()
 		shared[name] = m
 	}
+	if !p.writes {
+		if err := mayChangeMessages(); err != nil {
+			return nil, err
+		}
+	}
 	p.choose(spec)
 	var offsets socketOffsets
 	if !p.writes {
@@ -211,6 +216,20 @@ func (p *propagation) load(k *kernel, o Propagation) (*ebpf.Collection, error) {
 		return nil, fmt.Errorf("load programs that change what is sent: %w", err)
 	}
 	return collection, nil
+}
+
+// mayChangeMessages: before Linux 6.12 putting something into a message had faults that
+// change what else is in it. They were mended in stable releases of older series, too, but
+// nothing tells which a kernel is.
+func mayChangeMessages() error {
+	version, err := features.LinuxVersionCode()
+	if err != nil {
+		return fmt.Errorf("read the version of the kernel: %w", err)
+	}
+	if version < 6<<16|12<<8 {
+		return fmt.Errorf("changing what is sent needs Linux 6.12, this is %d.%d", version>>16, version>>8&0xff)
+	}
+	return nil
 }
 
 // attachMessages has the programs see what sockets send. Neither outlives the agent: the

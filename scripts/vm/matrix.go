@@ -79,7 +79,7 @@ var suites = []suite{
 			`^TestE2E$/^(shop|context|targets)$`,
 			`^TestE2E$/^variants$/^stripped_pie$`,
 			`^TestE2E$/^metrics$/^rate_(1|0)$`,
-			`^TestE2E$/^told$`,
+			`^TestE2E$/^(told|told_by_messages)$`,
 		},
 		flags: []string{"-e2e.built", builtDir, "-e2e.patience", "20", "-e2e.bulk", "500"},
 	},
