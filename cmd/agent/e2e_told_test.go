@@ -196,6 +196,33 @@ func (e *e2e) testToldByMessages(t *testing.T) {
 	}
 }
 
+// testToldOthers: over IPv6, and that a trace is not sampled, which whoever is called must
+// hear of as well.
+func (e *e2e) testToldOthers(t *testing.T) {
+	const calls = 100
+	r := startTold(t, e)
+	sender, sender6 := r.send(t, "127.0.0.1"), r.send(t, "::1")
+	r.watcher = e.launchAgent(t, []string{"PLAIN_CLOUD_PROPAGATE=headers", "PLAIN_CLOUD_TRACE_SAMPLE_RATE=0"}, "--exe", r.path)
+	r.waitReady(t)
+	r.run(t, sender, "plain", 0, calls, 4)
+	r.run(t, sender6, "plain", 1000, 1000+calls, 4)
+	r.noLosses(t)
+	if spans := r.finish(t); len(spans) != 0 {
+		t.Errorf("%d spans at a rate of 0", len(spans))
+	}
+	got, distinct := received(t, r.receiver.output(), "got"), map[string]bool{}
+	notSampled := regexp.MustCompile(`^00-[0-9a-f]{32}-[0-9a-f]{16}-0[02]$`)
+	for i, tp := range got {
+		if i%10 != 7 && !notSampled.MatchString(tp) {
+			t.Errorf("call %d was told %q", i, tp)
+		}
+		distinct[tp] = true
+	}
+	if len(got) != 2*calls || len(distinct) != 2*calls {
+		t.Errorf("%d calls have arrived, with %d traceparents, of %d", len(got), len(distinct), 2*calls)
+	}
+}
+
 // spanOfCall is the traceparent, if it is that of a client span of gRPC, else what
 // nothing is equal to.
 func spanOfCall(spans []observer.Span, traceparent string) string {

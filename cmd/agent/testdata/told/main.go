@@ -28,7 +28,7 @@ func main() {
 
 // listen opens a port on all addresses and says where.
 func listen(what string) net.Listener {
-	ln, err := net.Listen("tcp", "0.0.0.0:0")
+	ln, err := net.Listen("tcp", ":0")
 	if err != nil {
 		log.Fatal(err)
 	}
