@@ -123,15 +123,20 @@ func (e *e2e) testTold(t *testing.T) {
 			switch {
 			case !arrived:
 				t.Errorf("%s: call %d has not arrived", kind.name, i)
-			case tp == "" && !kind.http:
+			case tp == "" && i%10 != 7:
 				untold++
 			case tp != want:
 				t.Errorf("%s: call %d was told %q, want %q", kind.name, i, tp, want)
 			}
 		}
 		t.Logf("%s: %d calls, %d with a traceparent of their own, %d not told", kind.name, calls, own, untold)
-		// The first frames have no room, and headers of 20 KB take several.
-		if limit := calls / 5; untold > limit {
+		// The first frames have no room, and headers of 20 KB take several. What cannot be read
+		// at the moment, as an arm64 without a hardware access flag has it, is left alone.
+		limit := calls / 5
+		if kind.http {
+			limit = calls / 100
+		}
+		if untold > limit {
 			t.Errorf("%s: %d of %d calls were not told, at most %d are expected", kind.name, untold, calls, limit)
 		}
 		for i := 800_000 + 100*n; i < 800_010+100*n; i++ {

@@ -83,7 +83,7 @@ func matrix(o options) (ok bool, err error) {
 		err = appendCounts(o.counts, results)
 	}
 	if o.write {
-		err = errors.Join(err, writeDocument(results))
+		err = errors.Join(err, writeDocument(results, o.all))
 	}
 	return !slices.ContainsFunc(results, func(r result) bool { return !r.ok() }), err
 }

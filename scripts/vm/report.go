@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -129,8 +130,38 @@ const (
 	end      = "<!-- kernels: end -->\n"
 )
 
-// writeDocument puts the table into the document, or a section for it at its end.
-func writeDocument(results []result) error {
+// merged is a table with the rows of a later run of some kernels in their places.
+func merged(table, later string) string {
+	rows := strings.SplitAfter(table, "\n")
+	for line := range strings.Lines(later) {
+		of := kernelOf(line)
+		if of == "" {
+			continue // the head
+		}
+		i := slices.IndexFunc(rows, func(row string) bool { return kernelOf(row) == of })
+		if i < 0 {
+			rows = append(rows, line)
+		} else {
+			rows[i] = line
+		}
+	}
+	return strings.Join(rows, "")
+}
+
+var kernelColumns = regexp.MustCompile(`^\| (\d+\.\d+)\S* \| (\w+) \|`)
+
+// kernelOf names the series and the architecture of a row, "" for other lines.
+func kernelOf(row string) string {
+	m := kernelColumns.FindStringSubmatch(row)
+	if m == nil {
+		return ""
+	}
+	return m[1] + "/" + m[2]
+}
+
+// writeDocument puts the table into the document, or a section for it at its end. Unless
+// all have run, rows of others stay.
+func writeDocument(results []result, all bool) error {
 	text, err := os.ReadFile(document)
 	if err != nil && !os.IsNotExist(err) {
 		return err
@@ -140,9 +171,12 @@ func writeDocument(results []result) error {
 	if !found {
 		return os.WriteFile(document, []byte(string(text)+"\n## Kernels\n\n"+section), 0o644)
 	}
-	_, after, found := strings.Cut(rest, end)
+	old, after, found := strings.Cut(rest, end)
 	if !found {
 		return fmt.Errorf("%s has the beginning of the table, but not its end", document)
+	}
+	if !all {
+		section = begin + merged(old, table(results)) + end
 	}
 	return os.WriteFile(document, []byte(before+section+after), 0o644)
 }

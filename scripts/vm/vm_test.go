@@ -107,3 +107,12 @@ func hex(t *testing.T, digits string) (n int) {
 	}
 	return n
 }
+
+func TestMerged(t *testing.T) {
+	const head = "| Kernel | Architecture | Tests |\n|---|---|--:|\n"
+	const a, b, c = "| 5.10.0-32-cloud-amd64 | amd64 | **failed** |\n", "| 6.1.0-50 | arm64 | 20 passed |\n", "| 6.12.1 | arm64 | 20 passed |\n"
+	const later = "| 5.10.0-33-cloud-amd64 | amd64 | 20 passed |\n"
+	if got := merged(head+a+b, head+later+c); got != head+later+b+c {
+		t.Errorf("got\n%s", got)
+	}
+}
