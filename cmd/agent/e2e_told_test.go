@@ -80,7 +80,7 @@ func (e *e2e) testTold(t *testing.T) {
 	for n, kind := range toldKinds { // before the agent
 		r.run(t, sender, kind.name, 900_000+10*n, 900_002+10*n, 1)
 	}
-	r.watcher = e.launchAgent(t, []string{"PLAIN_CLOUD_PROPAGATE=headers", "PLAIN_CLOUD_PROPAGATE_TO=127.0.0.1,cluster"}, "--exe", r.path)
+	r.watcher = e.launchAgent(t, []string{"PLAIN_CLOUD_PROPAGATE=memory", "PLAIN_CLOUD_PROPAGATE_TO=127.0.0.1,cluster"}, "--exe", r.path)
 	r.waitReady(t)
 	from := func(n int) int { return 10_000 * (n + 1) }
 	for n, kind := range toldKinds {
@@ -165,7 +165,7 @@ func (e *e2e) testToldByMessages(t *testing.T) {
 	r := startTold(t, e)
 	calls := min(*bulk/5, 1000)
 	sender := r.send(t, "127.0.0.1")
-	r.watcher = e.launchAgent(t, []string{"PLAIN_CLOUD_PROPAGATE=messages"}, "--exe", r.path)
+	r.watcher = e.launchAgent(t, []string{"PLAIN_CLOUD_PROPAGATE=headers"}, "--exe", r.path)
 	r.waitReady(t)
 	r.run(t, sender, "plain", 0, calls, 4)
 	r.run(t, sender, "tls", 10_000, 10_000+calls, 4)

@@ -156,7 +156,7 @@ func dropRulesOf(list []config.DropRule) []probes.DropRule {
 func propagationOf(p config.Propagation) probes.Propagation {
 	networks, names, dotless, _ := p.Allowed() // validated
 	return probes.Propagation{
-		Headers: p.Mode != config.PropagateOff, Messages: p.Mode == config.PropagateMessages,
+		Headers: p.Mode != config.PropagateOff, Messages: p.Mode == config.PropagateHeaders,
 		Networks: networks, Names: names, Dotless: dotless,
 	}
 }

@@ -168,9 +168,9 @@ type DropRule struct {
 
 // Modes of [Propagation].
 const (
-	PropagateOff      = "off"
-	PropagateHeaders  = "headers"  // requests get a traceparent
-	PropagateMessages = "messages" // likewise, but only what can be put into what is sent
+	PropagateOff     = "off"
+	PropagateHeaders = "headers" // requests get a traceparent where it can be put into what is sent
+	PropagateMemory  = "memory"  // and where it can be written into a buffer of the target
 )
 
 // Propagation says whether requests of targets tell their trace, and whom.

@@ -100,7 +100,7 @@ func isLetter(r rune) bool { return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
 
 func (k *checker) propagation() {
 	p := k.c.Propagation
-	k.must(slices.Contains([]string{PropagateOff, PropagateHeaders, PropagateMessages}, p.Mode), "propagation.mode", p.Mode)
+	k.must(slices.Contains([]string{PropagateOff, PropagateHeaders, PropagateMemory}, p.Mode), "propagation.mode", p.Mode)
 	if _, _, _, err := p.Allowed(); err != nil {
 		k.add("propagation.to", "%s: %v", k.c.label("propagation.to"), err)
 	}

@@ -61,7 +61,7 @@ var Settings = []Setting{
 	{"traces.max_duration", "PLAIN_CLOUD_TRACE_MAX_DURATION", "", "a span that is open for longer is exported as it stands", "a duration from 1s to 24h, such as 10m"},
 	{"traces.keep_slower_than", "PLAIN_CLOUD_TRACE_KEEP_SLOWER_THAN", "", "keep slow requests whatever the rate", "a duration such as 500ms, or off"},
 
-	{"propagation.mode", "PLAIN_CLOUD_PROPAGATE", "", "headers: requests get a traceparent; messages: without writing to a target's memory", "off, headers or messages"},
+	{"propagation.mode", "PLAIN_CLOUD_PROPAGATE", "", "headers: requests get a traceparent; memory: also where that takes writing to a target", "off, headers or memory"},
 	{"propagation.to", "PLAIN_CLOUD_PROPAGATE_TO", "", "whom it may be told: networks, hosts, private, cluster (default: private, cluster)", "a list of networks such as 10.0.0.0/8, hosts such as api.example.com or *.example.com, and the words private and cluster"},
 
 	{"metrics.interval", "OTEL_METRIC_EXPORT_INTERVAL", "", "time between two exports (the variable: milliseconds)", "a duration from 100ms to 24h, such as 60s"},

@@ -58,7 +58,7 @@ func newPropagation(k *kernel, o Propagation, log *slog.Logger) *propagation {
 		return nil
 	}
 	p := &propagation{log: log, maps: map[string]*ebpf.Map{}}
-	if p.refused = "by the setting"; !o.Messages {
+	if p.refused = "PLAIN_CLOUD_PROPAGATE=memory allows more"; !o.Messages {
 		p.writes = true
 		err := p.start(k, o)
 		if err == nil {
