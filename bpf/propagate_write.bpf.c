@@ -80,7 +80,8 @@ static __always_inline void propagate_append(u64 buffer, u64 room, u64 len_at, u
 {
 	u64 grown = len + size;
 
-	if (!buffer || grown > room) {
+	/* A length of the target's memory may be any number. */
+	if (!buffer || len > room || grown > room) {
 		propagate_count(PROPAGATE_NO_ROOM);
 		return;
 	}

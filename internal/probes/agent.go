@@ -157,7 +157,7 @@ func (a *Agent) captureLogs(sink event.Sink) (err error) {
 		return fmt.Errorf("open ring buffer of logs: %w", err)
 	}
 	a.reader.logRing = a.logRing
-	a.reader.logs = newLogs(a.options.Logs, sink, a.reader.exceptions, a.options.State, a.options.Version)
+	a.reader.logs = newLogs(a.options.Logs, sink, a.reader.exceptions, a.options.State, a.options.Version, a.kernel.droppedLogs)
 	return nil
 }
 

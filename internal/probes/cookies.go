@@ -45,6 +45,9 @@ func bestMode() attachMode {
 
 // prepare fits programs and maps to the mode, before they are loaded.
 func (m attachMode) prepare(spec *ebpf.CollectionSpec) error {
+	if err := withoutPrivateStacks(spec); err != nil {
+		return err
+	}
 	if m == attachMulti {
 		for _, p := range spec.Programs {
 			if p.SectionName == "uprobe" {

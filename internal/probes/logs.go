@@ -41,6 +41,9 @@ func (o Logs) kernelLimit() (interval, burst uint64) {
 const (
 	// logFlush is how often lines that wait for more are looked at.
 	logFlush = 50 * time.Millisecond
+	// logQuiet is how long after the last record of a process the kernel is asked whether it
+	// dropped more.
+	logQuiet = time.Second
 	// logBatch records go to the sink together.
 	logBatch = 256
 	// exitSettles is how long after the exit of a process its last words are complete.
@@ -57,6 +60,7 @@ type logs struct {
 	counts     logCounters
 
 	mu      sync.Mutex
+	dropped func(pid int) uint64 // writes of a process that the kernel has dropped so far
 	streams map[*target]*logStream
 	batch   []event.Log
 	open    uint64 // lines in streams that are in no record yet
@@ -67,7 +71,8 @@ type logs struct {
 // logStream is the standard error of one process.
 type logStream struct {
 	assembler *logtext.Assembler
-	dropped   uint64        // writes that the kernel had dropped at the last record
+	dropped   uint64        // writes that the kernel had dropped when it was last heard of
+	written   time.Time     // when the last record came; zero once the kernel was asked after it
 	counted   logtext.Stats // what of its counts is in logs.counts
 	open      uint64        // of logs.open
 }
@@ -77,9 +82,9 @@ type logCounters struct {
 	writes, lines, kept, belowFloor, limited, sdkErrors, empty, unread, refused atomic.Uint64
 }
 
-func newLogs(o Logs, sink event.Sink, e *exceptions, state *State, version string) *logs {
+func newLogs(o Logs, sink event.Sink, e *exceptions, state *State, version string, dropped func(pid int) uint64) *logs {
 	return &logs{
-		state: state, options: o, scope: scopeOf(&standardError, version), sink: sink, exceptions: e,
+		state: state, dropped: dropped, options: o, scope: scopeOf(&standardError, version), sink: sink, exceptions: e,
 		streams: map[*target]*logStream{},
 	}
 }
@@ -105,12 +110,24 @@ func (l *logs) write(t *target, r *bpf.AgentStderrRecord, text []byte, offset in
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.stream(t)
-	if r.Dropped > s.dropped {
-		s.assembler.Lost(r.Dropped-s.dropped, c.Time, l.emit)
-		s.dropped = r.Dropped
-	}
+	l.lost(s, r.Dropped, c.Time)
+	s.written = time.Now()
 	s.assembler.Write(c, l.emit)
 	l.mark(s)
+}
+
+// lost is told how many writes of a stream's process the kernel has dropped so far.
+func (l *logs) lost(s *logStream, dropped uint64, now int64) {
+	if dropped > s.dropped {
+		s.assembler.Lost(dropped-s.dropped, now, l.emit)
+		s.dropped = dropped
+	}
+}
+
+// ask hears of writes that were dropped behind the last record of a stream.
+func (l *logs) ask(t *target, s *logStream, now int64) {
+	s.written = time.Time{}
+	l.lost(s, l.dropped(t.process.PID), now)
 }
 
 // mark notes how many lines would be lost if the agent were killed now; the caller holds
@@ -174,6 +191,9 @@ func (l *logs) flush(now time.Time, goneAt func(*target) time.Time) {
 			l.end(t, s)
 			continue
 		}
+		if !s.written.IsZero() && now.Sub(s.written) > logQuiet {
+			l.ask(t, s, now.UnixNano())
+		}
 		s.assembler.Flush(now.UnixNano(), l.emit)
 		l.count(s)
 	}
@@ -204,7 +224,9 @@ func (l *logs) close() {
 }
 
 func (l *logs) end(t *target, s *logStream) {
-	s.assembler.Close(time.Now().UnixNano(), l.emit)
+	now := time.Now().UnixNano()
+	l.ask(t, s, now)
+	s.assembler.Close(now, l.emit)
 	l.count(s)
 	delete(l.streams, t)
 }
@@ -265,6 +287,15 @@ func asksForNoLogs(p *process.Process) bool {
 		}
 	}
 	return false
+}
+
+// droppedLogs is how many writes of a process were dropped so far; 0 if it is not known.
+func (k *kernel) droppedLogs(pid int) uint64 {
+	var p bpf.AgentProcess
+	if k.mapOf("processes").Lookup(uint32(pid), &p) != nil {
+		return 0
+	}
+	return p.Counters[bpf.AgentCounterCOUNT_LOGS_DROPPED]
 }
 
 // captureLogs tells the programs whether a process is to be left alone.

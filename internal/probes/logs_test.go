@@ -10,6 +10,7 @@ import (
 
 	"github.com/plainframework/agent/bpf"
 	"github.com/plainframework/agent/internal/probes/event"
+	"github.com/plainframework/agent/internal/probes/logtext"
 )
 
 // logSink keeps log records.
@@ -30,9 +31,21 @@ func (s *logSink) bodies() string {
 	return strings.Join(all, "|")
 }
 
+// dropped is how many lines the records say to be dropped.
+func (s *logSink) dropped() (said int64) {
+	for _, r := range s.logs {
+		for _, kv := range r.Attributes {
+			if kv.Key == logtext.DroppedKey {
+				said += kv.Value.AsInt64()
+			}
+		}
+	}
+	return said
+}
+
 func newTestLogs(o Logs) (*logs, *logSink) {
 	sink := &logSink{}
-	return newLogs(o, sink, newExceptions(), nil, "test"), sink
+	return newLogs(o, sink, newExceptions(), nil, "test", func(int) uint64 { return 0 }), sink
 }
 
 func record(goid uint64, text string, dropped uint64) (*bpf.AgentStderrRecord, []byte) {
@@ -57,19 +70,42 @@ func TestLogsGap(t *testing.T) {
 	if !strings.Contains(got, "the beginning,") || strings.Contains(got, "the beginning, not") {
 		t.Errorf("records %q: a line goes on over a gap", got)
 	}
-	said := int64(0)
-	for _, r := range sink.logs {
-		for _, kv := range r.Attributes {
-			if kv.Key == "log.dropped_lines" {
-				said += kv.Value.AsInt64()
-			}
-		}
-	}
-	if said != 3 {
+	if said := sink.dropped(); said != 3 {
 		t.Errorf("the records speak of %d dropped lines, not 3", said)
 	}
 	if len(l.streams) != 0 {
 		t.Error("the stream of a process that is gone stays")
+	}
+}
+
+// TestLogsLastDropped: what was dropped behind the last record is said once the process is
+// quiet, and at the latest when it ends.
+func TestLogsLastDropped(t *testing.T) {
+	l, sink := newTestLogs(Logs{})
+	dropped := uint64(2)
+	l.dropped = func(pid int) uint64 {
+		if pid != 7 {
+			t.Errorf("asked for process %d", pid)
+		}
+		return dropped
+	}
+	tg := &target{process: &event.Process{PID: 7}}
+	running := func(*target) time.Time { return time.Time{} }
+	r, b := record(1, "a line\n", 2)
+	l.write(tg, r, b, time.Now().UnixNano()-int64(r.Header.StartNs))
+	dropped = 3
+	l.flush(time.Now().Add(logQuiet/2), running)
+	if said := sink.dropped(); said != 2 {
+		t.Errorf("%d dropped lines are said while it writes, not 2", said)
+	}
+	l.flush(time.Now().Add(20*logQuiet), running)
+	if said := sink.dropped(); said != 3 {
+		t.Errorf("%d dropped lines are said when it is quiet, not 3", said)
+	}
+	dropped = 5
+	l.retire(tg)
+	if said := sink.dropped(); said != 5 {
+		t.Errorf("%d dropped lines are said at its end, not 5", said)
 	}
 }
 

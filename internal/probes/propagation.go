@@ -97,6 +97,9 @@ func (p *propagation) start(k *kernel, o Propagation) error {
 		return err
 	}
 	if !p.writes {
+		if err := p.trySocket(); err != nil {
+			return err
+		}
 		if err := p.attachMessages(collection); err != nil {
 			return err
 		}
@@ -228,6 +231,22 @@ func mayChangeMessages() error {
 	}
 	if version < 6<<16|12<<8 {
 		return fmt.Errorf("changing what is sent needs Linux 6.12, this is %d.%d", version>>16, version>>8&0xff)
+	}
+	return nil
+}
+
+// trySocket notes a socket of the agent's own, as the programs do with those of targets.
+// Where that fails they would change nothing, and not say so: the newest kernels (seen on
+// 7.3) take the memory for it from kmalloc_nolock, which has none to give on an amd64 that
+// lacks CMPXCHG16B, as some hypervisors have it.
+func (p *propagation) trySocket() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open a socket: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := p.maps["propagate_sockets"].Put(uint32(fd), &bpf.AgentPropagateSocket{}); err != nil {
+		return fmt.Errorf("this kernel notes nothing about sockets, which on amd64 needs a CPU with CMPXCHG16B: %w", err)
 	}
 	return nil
 }

@@ -32,7 +32,8 @@ func (e emulator) command(ctx context.Context, arch, kernel, initrd string) *exe
 	args := append(machine, "-accel", "tcg", "-smp", "1", "-m", "1024", "-display", "none", "-serial", "stdio", "-monitor", "none",
 		"-nic", "none", "-no-reboot", "-L", e.dir+"/usr/share/qemu", "-L", e.dir+"/usr/share/seabios", "-kernel", kernel, "-initrd", initrd,
 		// A panic ends the machine; what the kernel has to say goes between lines of tests.
-		"-append", "console="+console+" panic=-1 loglevel=1 random.trust_cpu=on")
+		// Preemption, where the kernel has a choice, finds what programs share by mistake.
+		"-append", "console="+console+" panic=-1 loglevel=1 random.trust_cpu=on preempt=full")
 	cmd := exec.CommandContext(ctx, filepath.Join(e.dir, "usr/bin", program), args...)
 	lib := e.dir + "/usr/lib/x86_64-linux-gnu:" + e.dir + "/lib/x86_64-linux-gnu"
 	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+lib)

@@ -70,7 +70,7 @@ type suite struct {
 var suites = []suite{
 	{
 		name: "probes", dir: "internal/probes",
-		runs:  []string{`^(TestKernel|TestUnknownProcess|TestMissedProcess|TestPerfAllowed)$`},
+		runs:  []string{`^(TestKernel|TestWithoutPrivateStacks|TestUnknownProcess|TestMissedProcess|TestPerfAllowed)$`},
 		flags: []string{"-built", builtDir},
 	},
 	{
