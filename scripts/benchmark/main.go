@@ -8,8 +8,9 @@
 // aside; they are unpacked and counted between the measurements.
 //
 // The files, in the order of the data: config.go the flags, processes.go what is
-// started, wrk.go the load, sink.go the agent's endpoint, traps.go the kernel's
-// counts, calibrate.go what a trap costs at least, measure.go one run over all of these, table.go and plot.go the result.
+// started, idle.go what idle cores do meanwhile, wrk.go the load, sink.go the agent's
+// endpoint, traps.go the kernel's counts, calibrate.go what a trap costs at least,
+// measure.go one run over all of these, table.go and plot.go the result.
 package main
 
 import (
@@ -46,6 +47,12 @@ func run(ctx context.Context, cfg config) error {
 		return err
 	}
 	defer b.close()
+	if polling, err := pollWhenIdle(); err != nil {
+		fmt.Fprintln(os.Stderr, "benchmark: what wakes wrk costs the shop more the slower it is:", err)
+	} else {
+		defer polling.Close()
+		b.res.polling = true
+	}
 	calibration, err := calibrate(ctx, cfg.appCPU)
 	if err != nil {
 		return err

@@ -42,6 +42,7 @@ type result struct {
 	// loadBefore is the machine's load average before the run: what was not
 	// this benchmark's.
 	loadBefore string
+	polling    bool // idle cores do not halt
 	losses     map[string]float64
 }
 

@@ -150,11 +150,16 @@ func (r *result) machine() string {
 	if info, err := buildinfo.ReadFile(r.cfg.shop); err == nil {
 		goVersion = info.GoVersion
 	}
+	idle := "halt, so that waking wrk is a part of what a request costs the shop, the more so the slower it is"
+	if r.polling {
+		idle = "poll, so that waking wrk costs the shop next to nothing"
+	}
 	model, cores := processor()
 	return fmt.Sprintf("Machine: %s, %d cores, Linux %s. Shop built with %s, alone on core %d (so GOMAXPROCS=1); wrk (1 thread, %d\n"+
-		"connections), the agent and the sink share core %d. %d rounds of %v each, conditions in turns. Load average before: %s. %s.\n",
+		"connections), the agent and the sink share core %d. %d rounds of %v each, conditions in turns. Idle cores\n"+
+		"%s. Load average before: %s. %s.\n",
 		model, cores, kernel, goVersion, r.cfg.appCPU, r.cfg.connections,
-		r.cfg.otherCPU, r.cfg.rounds, r.cfg.duration, r.loadBefore, time.Now().UTC().Format("2006-01-02"))
+		r.cfg.otherCPU, r.cfg.rounds, r.cfg.duration, idle, r.loadBefore, time.Now().UTC().Format("2006-01-02"))
 }
 
 // loadAverage is the kernel's, over one minute.
