@@ -140,18 +140,6 @@ int sql_begin(struct pt_regs *ctx)
 		return 0;
 	if (state == SQL_DIRECT)
 		__sync_fetch_and_add(&l->direct_queries, 1);
-	g = goroutine_find(&p, rt, p.goroutine);
-	f = g ? span_innermost(g) : NULL;
-	if (f && f->kind == RECORD_SQL) {
-		/* Deeper in the stack it is a child, of a driver built on
-		 * database/sql. Else a panic left the open one behind. (A stack that
-		 * moved in between can mislead this; it costs a span, no more.) */
-		if (GO_SP(ctx) >= f->sp) {
-			count(&p, COUNT_LOST_UNFINISHED, 1);
-			span_pop(&p, g);
-		}
-	}
-
 	query.ptr = GO_REG3(ctx);
 	query.len = GO_REG4(ctx);
 	if (handle == SQL_STMT) {
@@ -163,7 +151,8 @@ int sql_begin(struct pt_regs *ctx)
 		db = go_word(object + l->conn_db);
 	}
 
-	f = span_begin_child(&p, rt, RECORD_SQL, GO_REG1(ctx), GO_REG2(ctx));
+	g = span_here(&p, rt, RECORD_SQL, GO_SP(ctx));
+	f = span_begin_child(&p, rt, g, RECORD_SQL, GO_REG1(ctx), GO_REG2(ctx));
 	if (!f)
 		return 0;
 	f->sp = GO_SP(ctx);

@@ -211,15 +211,8 @@ int grpc_client_begin(struct pt_regs *ctx)
 	rt = runtime_layout(&p);
 	if (!rt)
 		return 0;
-	g = goroutine_find(&p, rt, p.goroutine);
-	f = g ? span_innermost(g) : NULL;
-	barrier_var(f);
-	if (f && f->kind == RECORD_GRPC_CLIENT && GO_SP(ctx) >= f->sp) {
-		/* Not deeper in the stack: a panic left it, or a rare error. */
-		count(&p, COUNT_LOST_UNFINISHED, 1);
-		span_pop(&p, g);
-	}
-	f = span_begin_child(&p, rt, RECORD_GRPC_CLIENT, GO_REG0(ctx), GO_REG1(ctx));
+	g = span_here(&p, rt, RECORD_GRPC_CLIENT, GO_SP(ctx));
+	f = span_begin_child(&p, rt, g, RECORD_GRPC_CLIENT, GO_REG0(ctx), GO_REG1(ctx));
 	if (!f)
 		return 0;
 	f->sp = GO_SP(ctx);

@@ -35,15 +35,9 @@ int httpclient_begin(struct pt_regs *ctx)
 	rt = runtime_layout(&p);
 	if (!l || !rt)
 		return 0;
-	g = goroutine_find(&p, rt, p.goroutine);
-	f = g ? span_innermost(g) : NULL;
-	if (f && f->kind == RECORD_HTTP_CLIENT && GO_SP(ctx) >= f->sp) {
-		/* Left behind by a panic; deeper in the stack it would be the parent. */
-		count(&p, COUNT_LOST_UNFINISHED, 1);
-		span_pop(&p, g);
-	}
+	g = span_here(&p, rt, RECORD_HTTP_CLIENT, GO_SP(ctx));
 	context = go_iface(request + l->request_ctx);
-	f = span_begin_child(&p, rt, RECORD_HTTP_CLIENT, context.tab, context.data);
+	f = span_begin_child(&p, rt, g, RECORD_HTTP_CLIENT, context.tab, context.data);
 	if (!f)
 		return 0;
 	f->sp = GO_SP(ctx);

@@ -5,7 +5,8 @@
  *   probe_begin, probe_enter  who fired: process, binary, goroutine (probe.h); the former
  *                             where a span begins
  *   span_push                 a server span on a new goroutine entry, or
- *   span_begin_child          a client span below what the goroutine or its context has open
+ *   span_here                 the goroutine's entry, as it is for a client span
+ *   span_begin_child          a client span below what that or the context has open
  *   span_innermost            find it again when its end is seen
  *   record_fill, record_submit  the record, if the trace is sampled (sampling.h), or
  *   stash_add                 remembered in case that the local root fails (stash.h)
@@ -46,6 +47,16 @@ static __always_inline struct frame *span_innermost(struct goroutine *g)
 	if (!g->depth || g->depth > MAX_FRAMES)
 		return NULL;
 	return &g->frames[(g->depth - 1) & (MAX_FRAMES - 1)];
+}
+
+/* Pops the innermost span, and with the last one deletes the goroutine's entry: the
+ * memory of g and of its frames is another goroutine's from here on. */
+static __always_inline void span_pop(const struct probe *p, struct goroutine *g)
+{
+	if (g->depth > 1)
+		g->depth--;
+	else
+		goroutine_delete(p, g);
 }
 
 /* The goroutine whose open span this one belongs below, by what it was handed or by who
@@ -172,18 +183,36 @@ static __always_inline bool span_is_sdk_request(const struct probe *p,
 	return process && process->sdk_server;
 }
 
-/* Begins a client span: below the innermost open span of the goroutine, else below the
- * span that its context or its starter has open, else as a root. */
+/* The entry of this goroutine, for a span that begins at a stack pointer; NULL if there is
+ * none. An open span of the same kind is the parent if it is deeper in the stack, as one of
+ * a driver built on database/sql is. Else a panic left it behind, and it is dropped. (A stack
+ * that moved in between can mislead this; it costs a span, no more.) */
+static __always_inline struct goroutine *span_here(const struct probe *p,
+						   const struct runtime_layout *rt, u32 kind, u64 sp)
+{
+	struct goroutine *g = goroutine_find(p, rt, p->goroutine);
+	struct frame *f = g ? span_innermost(g) : NULL;
+
+	barrier_var(f);
+	if (!f || f->kind != kind || sp < f->sp)
+		return g;
+	count(p, COUNT_LOST_UNFINISHED, 1);
+	span_pop(p, g);
+	return goroutine_here(p);
+}
+
+/* Begins a client span: below the innermost open span of the goroutine, whose entry is g,
+ * else below the span that its context or its starter has open, else as a root. */
 static __always_inline struct frame *span_begin_child(const struct probe *p,
-						      const struct runtime_layout *rt, u32 kind,
+						      const struct runtime_layout *rt,
+						      struct goroutine *g, u32 kind,
 						      u64 context_itab, u64 context_data)
 {
-	struct goroutine *g, *owner = NULL;
+	struct goroutine *owner = NULL;
 	struct frame *below;
 	u64 parent_id = 0, owner_address = 0, trace_id[2];
 	struct sdk_span sdk = {};
 
-	g = goroutine_find(p, rt, p->goroutine);
 	if (!g || rt->sdk_spans)
 		owner = span_owner(p, rt, context_itab, context_data, &sdk, &owner_address);
 	if (sdk.made)
@@ -231,16 +260,6 @@ static __always_inline void span_unwind(const struct probe *p, struct goroutine 
 		return;
 	count(p, COUNT_LOST_UNFINISHED, g->depth - depth);
 	g->depth = depth;
-}
-
-/* Pops the innermost span, and with the last one deletes the goroutine's entry: the
- * memory of g and of its frames is another goroutine's from here on. */
-static __always_inline void span_pop(const struct probe *p, struct goroutine *g)
-{
-	if (g->depth > 1)
-		g->depth--;
-	else
-		goroutine_delete(p, g);
 }
 
 static __always_inline void record_fill(struct record_header *r, const struct probe *p,
