@@ -700,6 +700,13 @@ type AgentPropagateField struct {
 	Text [72]uint8
 }
 
+type AgentPropagateForm uint32
+
+const (
+	AgentPropagateFormFORM_HTTP  AgentPropagateForm = 0
+	AgentPropagateFormFORM_HPACK AgentPropagateForm = 1
+)
+
 type AgentPropagateGrpcLayout struct {
 	_               structs.HostLayout
 	ValueContext    uint64
@@ -754,6 +761,7 @@ type AgentPropagateNetwork struct {
 type AgentPropagateNote struct {
 	_      structs.HostLayout
 	Client AgentJoin
+	State  AgentPropagateTracestate
 	Text   [72]uint8
 }
 
@@ -773,11 +781,12 @@ const (
 )
 
 type AgentPropagateSocket struct {
-	_      structs.HostLayout
-	Cookie uint64
-	Tgid   uint32
-	State  uint32
-	At     uint64
+	_          structs.HostLayout
+	Cookie     uint64
+	Tgid       uint32
+	State      uint32
+	At         uint64
+	Tracestate [256]uint8
 }
 
 type AgentPropagateState uint32
@@ -789,8 +798,15 @@ const (
 	AgentPropagateStatePROPAGATE_ASKED AgentPropagateState = 3
 )
 
+type AgentPropagateTracestate struct {
+	_         structs.HostLayout
+	Goroutine uint64
+	TraceLow  uint64
+}
+
 type AgentPropagateWrite struct {
 	_     structs.HostLayout
+	State AgentPropagateTracestate
 	Text  [72]uint8
 	Port  uint32
 	Named uint32
@@ -1114,6 +1130,14 @@ type AgentTcpAddr struct {
 	Port  uint64
 }
 
+type AgentTracestate struct {
+	_        structs.HostLayout
+	TraceLow uint64
+	Len      uint32
+	Text     [256]uint8
+	Pad      uint32
+}
+
 type AgentTypeInfo struct {
 	_      structs.HostLayout
 	Role   uint32
@@ -1203,6 +1227,7 @@ const (
 	AgentMapSites                        = "sites"
 	AgentMapSqlLayouts                   = "sql_layouts"
 	AgentMapStderrLayouts                = "stderr_layouts"
+	AgentMapTracestates                  = "tracestates"
 	AgentMapTypes                        = "types"
 	AgentMapWithoutLogs                  = "without_logs"
 	AgentProgAutosdkEnded                = "autosdk_ended"
@@ -1309,6 +1334,7 @@ const (
 	AgentVarReferToPropagateCounter      = "refer_to_propagate_counter"
 	AgentVarReferToPropagateEvent        = "refer_to_propagate_event"
 	AgentVarReferToPropagateField        = "refer_to_propagate_field"
+	AgentVarReferToPropagateForm         = "refer_to_propagate_form"
 	AgentVarReferToPropagateGrpcLayout   = "refer_to_propagate_grpc_layout"
 	AgentVarReferToPropagateHost         = "refer_to_propagate_host"
 	AgentVarReferToPropagateHttp2Layout  = "refer_to_propagate_http2_layout"
@@ -1320,6 +1346,7 @@ const (
 	AgentVarReferToPropagateProcess      = "refer_to_propagate_process"
 	AgentVarReferToPropagateSocket       = "refer_to_propagate_socket"
 	AgentVarReferToPropagateState        = "refer_to_propagate_state"
+	AgentVarReferToPropagateTracestate   = "refer_to_propagate_tracestate"
 	AgentVarReferToPropagateWrite        = "refer_to_propagate_write"
 	AgentVarReferToPropagateWriteKey     = "refer_to_propagate_write_key"
 	AgentVarReferToRecordHeader          = "refer_to_record_header"
@@ -1351,12 +1378,14 @@ const (
 	AgentVarReferToTableBucket           = "refer_to_table_bucket"
 	AgentVarReferToTableEntry            = "refer_to_table_entry"
 	AgentVarReferToTcpAddr               = "refer_to_tcp_addr"
+	AgentVarReferToTracestate            = "refer_to_tracestate"
 	AgentVarReferToTypeInfo              = "refer_to_type_info"
 	AgentVarReferToTypeKey               = "refer_to_type_key"
 	AgentVarReferToTypeRole              = "refer_to_type_role"
 	AgentVarReferToUnwanted              = "refer_to_unwanted"
 	AgentVarRingWokenNs                  = "ring_woken_ns"
 	AgentVarTableBuckets                 = "table_buckets"
+	AgentVarTracestatesKept              = "tracestates_kept"
 	AgentVarWithoutCookies               = "without_cookies"
 )
 
@@ -1484,6 +1513,7 @@ type AgentMapSpecs struct {
 	Sites              *ebpf.MapSpec `ebpf:"sites"`
 	SqlLayouts         *ebpf.MapSpec `ebpf:"sql_layouts"`
 	StderrLayouts      *ebpf.MapSpec `ebpf:"stderr_layouts"`
+	Tracestates        *ebpf.MapSpec `ebpf:"tracestates"`
 	Types              *ebpf.MapSpec `ebpf:"types"`
 	WithoutLogs        *ebpf.MapSpec `ebpf:"without_logs"`
 }
@@ -1561,6 +1591,7 @@ type AgentVariableSpecs struct {
 	ReferToPropagateCounter      *ebpf.VariableSpec `ebpf:"refer_to_propagate_counter"`
 	ReferToPropagateEvent        *ebpf.VariableSpec `ebpf:"refer_to_propagate_event"`
 	ReferToPropagateField        *ebpf.VariableSpec `ebpf:"refer_to_propagate_field"`
+	ReferToPropagateForm         *ebpf.VariableSpec `ebpf:"refer_to_propagate_form"`
 	ReferToPropagateGrpcLayout   *ebpf.VariableSpec `ebpf:"refer_to_propagate_grpc_layout"`
 	ReferToPropagateHost         *ebpf.VariableSpec `ebpf:"refer_to_propagate_host"`
 	ReferToPropagateHttp2Layout  *ebpf.VariableSpec `ebpf:"refer_to_propagate_http2_layout"`
@@ -1572,6 +1603,7 @@ type AgentVariableSpecs struct {
 	ReferToPropagateProcess      *ebpf.VariableSpec `ebpf:"refer_to_propagate_process"`
 	ReferToPropagateSocket       *ebpf.VariableSpec `ebpf:"refer_to_propagate_socket"`
 	ReferToPropagateState        *ebpf.VariableSpec `ebpf:"refer_to_propagate_state"`
+	ReferToPropagateTracestate   *ebpf.VariableSpec `ebpf:"refer_to_propagate_tracestate"`
 	ReferToPropagateWrite        *ebpf.VariableSpec `ebpf:"refer_to_propagate_write"`
 	ReferToPropagateWriteKey     *ebpf.VariableSpec `ebpf:"refer_to_propagate_write_key"`
 	ReferToRecordHeader          *ebpf.VariableSpec `ebpf:"refer_to_record_header"`
@@ -1603,12 +1635,14 @@ type AgentVariableSpecs struct {
 	ReferToTableBucket           *ebpf.VariableSpec `ebpf:"refer_to_table_bucket"`
 	ReferToTableEntry            *ebpf.VariableSpec `ebpf:"refer_to_table_entry"`
 	ReferToTcpAddr               *ebpf.VariableSpec `ebpf:"refer_to_tcp_addr"`
+	ReferToTracestate            *ebpf.VariableSpec `ebpf:"refer_to_tracestate"`
 	ReferToTypeInfo              *ebpf.VariableSpec `ebpf:"refer_to_type_info"`
 	ReferToTypeKey               *ebpf.VariableSpec `ebpf:"refer_to_type_key"`
 	ReferToTypeRole              *ebpf.VariableSpec `ebpf:"refer_to_type_role"`
 	ReferToUnwanted              *ebpf.VariableSpec `ebpf:"refer_to_unwanted"`
 	RingWokenNs                  *ebpf.VariableSpec `ebpf:"ring_woken_ns"`
 	TableBuckets                 *ebpf.VariableSpec `ebpf:"table_buckets"`
+	TracestatesKept              *ebpf.VariableSpec `ebpf:"tracestates_kept"`
 	WithoutCookies               *ebpf.VariableSpec `ebpf:"without_cookies"`
 }
 
@@ -1673,6 +1707,7 @@ type AgentMaps struct {
 	Sites              *ebpf.Map `ebpf:"sites"`
 	SqlLayouts         *ebpf.Map `ebpf:"sql_layouts"`
 	StderrLayouts      *ebpf.Map `ebpf:"stderr_layouts"`
+	Tracestates        *ebpf.Map `ebpf:"tracestates"`
 	Types              *ebpf.Map `ebpf:"types"`
 	WithoutLogs        *ebpf.Map `ebpf:"without_logs"`
 }
@@ -1720,6 +1755,7 @@ func (m *AgentMaps) Close() error {
 		m.Sites,
 		m.SqlLayouts,
 		m.StderrLayouts,
+		m.Tracestates,
 		m.Types,
 		m.WithoutLogs,
 	)
@@ -1798,6 +1834,7 @@ type AgentVariables struct {
 	ReferToPropagateCounter      *ebpf.Variable `ebpf:"refer_to_propagate_counter"`
 	ReferToPropagateEvent        *ebpf.Variable `ebpf:"refer_to_propagate_event"`
 	ReferToPropagateField        *ebpf.Variable `ebpf:"refer_to_propagate_field"`
+	ReferToPropagateForm         *ebpf.Variable `ebpf:"refer_to_propagate_form"`
 	ReferToPropagateGrpcLayout   *ebpf.Variable `ebpf:"refer_to_propagate_grpc_layout"`
 	ReferToPropagateHost         *ebpf.Variable `ebpf:"refer_to_propagate_host"`
 	ReferToPropagateHttp2Layout  *ebpf.Variable `ebpf:"refer_to_propagate_http2_layout"`
@@ -1809,6 +1846,7 @@ type AgentVariables struct {
 	ReferToPropagateProcess      *ebpf.Variable `ebpf:"refer_to_propagate_process"`
 	ReferToPropagateSocket       *ebpf.Variable `ebpf:"refer_to_propagate_socket"`
 	ReferToPropagateState        *ebpf.Variable `ebpf:"refer_to_propagate_state"`
+	ReferToPropagateTracestate   *ebpf.Variable `ebpf:"refer_to_propagate_tracestate"`
 	ReferToPropagateWrite        *ebpf.Variable `ebpf:"refer_to_propagate_write"`
 	ReferToPropagateWriteKey     *ebpf.Variable `ebpf:"refer_to_propagate_write_key"`
 	ReferToRecordHeader          *ebpf.Variable `ebpf:"refer_to_record_header"`
@@ -1840,12 +1878,14 @@ type AgentVariables struct {
 	ReferToTableBucket           *ebpf.Variable `ebpf:"refer_to_table_bucket"`
 	ReferToTableEntry            *ebpf.Variable `ebpf:"refer_to_table_entry"`
 	ReferToTcpAddr               *ebpf.Variable `ebpf:"refer_to_tcp_addr"`
+	ReferToTracestate            *ebpf.Variable `ebpf:"refer_to_tracestate"`
 	ReferToTypeInfo              *ebpf.Variable `ebpf:"refer_to_type_info"`
 	ReferToTypeKey               *ebpf.Variable `ebpf:"refer_to_type_key"`
 	ReferToTypeRole              *ebpf.Variable `ebpf:"refer_to_type_role"`
 	ReferToUnwanted              *ebpf.Variable `ebpf:"refer_to_unwanted"`
 	RingWokenNs                  *ebpf.Variable `ebpf:"ring_woken_ns"`
 	TableBuckets                 *ebpf.Variable `ebpf:"table_buckets"`
+	TracestatesKept              *ebpf.Variable `ebpf:"tracestates_kept"`
 	WithoutCookies               *ebpf.Variable `ebpf:"without_cookies"`
 }
 

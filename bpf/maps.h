@@ -249,6 +249,27 @@ struct goroutine_key {
 	u32 pad;
 };
 
+/* The tracestate that a request has brought along, for the calls made within it. What is
+ * longer is not passed on, as W3C allows. Kept only where calls are told of their trace. */
+#define TRACESTATE_MAX 254
+
+struct tracestate {
+	u64 trace_low; /* of the trace that it belongs to: the entry outlives its request */
+	u32 len;
+	u8 text[TRACESTATE_MAX + 2];
+	u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1); /* more where they are kept */
+	__type(key, struct goroutine_key);
+	__type(value, struct tracestate);
+} tracestates SEC(".maps");
+
+/* Set by user space before loading. */
+const volatile u32 tracestates_kept = 0;
+
 /* Which open span a goroutine was started below. */
 struct lineage {
 	u64 goid;

@@ -156,6 +156,30 @@ static __always_inline u32 route_depth(struct pt_regs *ctx, const struct probe *
 	return (depth >> 1) | (here ? 0 : 1U << 31);
 }
 
+/* Keeps a request's tracestate for the calls made within it; the scratch of its goroutine is
+ * overwritten. A global function, as those of goroutine.h. */
+__noinline u64 tracestate_keep(u64 goroutine, u32 tgid, u64 text, u64 len, u64 trace_low)
+{
+	struct table_entry *e = table_find(&goroutine_table, goroutine, tgid);
+	struct goroutine *g = e ? goroutine_at(e) : NULL;
+	struct goroutine_key key = { .address = goroutine, .tgid = tgid };
+	struct tracestate *kept;
+
+	if (!g)
+		return 0;
+	if (!len || len > TRACESTATE_MAX) {
+		bpf_map_delete_elem(&tracestates, &key); /* of an earlier request in the same trace */
+		return 0;
+	}
+	kept = (struct tracestate *)g->scratch;
+	__builtin_memset(kept, 0, sizeof(*kept));
+	kept->trace_low = trace_low;
+	kept->len = len;
+	if (!bpf_probe_read_user(kept->text, at_most(len, TRACESTATE_MAX), (void *)text))
+		bpf_map_update_elem(&tracestates, &key, kept, BPF_ANY);
+	return 0;
+}
+
 /* Takes trace id and parent from the traceparent header, if there is a valid one. */
 static __always_inline u64 nethttp_remote_parent(const struct probe *p, struct goroutine *g,
 						 u64 header_map,
@@ -176,6 +200,9 @@ static __always_inline u64 nethttp_remote_parent(const struct probe *p, struct g
 	g->trace_id[0] = trace_id[0];
 	g->trace_id[1] = trace_id[1];
 	g->tracestate = g->headers.value[HEADER_TRACESTATE].len != 0;
+	if (tracestates_kept)
+		tracestate_keep(p->goroutine, p->tgid, g->headers.value[HEADER_TRACESTATE].ptr,
+				g->headers.value[HEADER_TRACESTATE].len, trace_id[1]);
 	g->random = !!(flags & TRACE_FLAG_RANDOM);
 	trace_decide(g, rt, true, flags);
 	trace_limit_remote(p, g);

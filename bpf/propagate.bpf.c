@@ -43,6 +43,7 @@ struct propagate_socket {
 	u32 tgid;
 	u32 state; /* enum propagate_state */
 	u64 at; /* where the header goes: by way of the map any number to the verifier */
+	u8 tracestate[TRACESTATE_MAX + 2]; /* that goes with it */
 };
 
 struct {
@@ -186,13 +187,14 @@ int propagate_request(struct pt_regs *ctx)
 	if (!may_add || !propagate_allowed(l, pc, host, &note->client.ends.remote))
 		return 0;
 	if (propagate_writes) {
-		propagate_put(&written, g, f, 0, true);
+		propagate_put(&p, &written, g, f, 0, true);
 		return 0;
 	}
 	propagate_ask(&note->client.ends, key, p.tgid);
 	note->client.goroutine = p.goroutine;
 	note->client.span_id = f->span_id;
 	note->client.tgid = p.tgid;
+	note->state = propagate_tracestate_of(&p, g, f);
 	propagate_text(note->text, g, f);
 	bpf_map_update_elem(&propagate_notes, &key, note, BPF_ANY);
 	return 0;
@@ -395,18 +397,57 @@ static __always_inline bool message_alone(struct bpf_sock *sk, struct propagate_
 	return !queued;
 }
 
-/* Puts the text at a place; false: the message is as it was, or must not be sent. */
-static __always_inline int message_insert(struct sk_msg_md *msg, u32 at, const u8 *text)
+/* Writes a tracestate as a header behind the other one; data has room for it. */
+static __always_inline bool message_tracestate(u8 *data, u8 *end, const u8 *text, u32 len)
 {
-	u32 size = msg->size + PROPAGATE_LEN;
+	if (data + STATE_NAME > end)
+		return false;
+	__builtin_memcpy(data, "tracestate: ", STATE_NAME);
+	data += STATE_NAME;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < TRACESTATE_MAX; i++) {
+		if (data + 2 > end)
+			return false;
+		if (i >= len)
+			break;
+		*data++ = text[i];
+	}
+	if (data + 2 > end)
+		return false;
+	data[0] = '\r';
+	data[1] = '\n';
+	return true;
+}
+
+/* Takes the tracestate that goes with a message; returns its length, 0 if there is none. */
+static __always_inline u32 message_tracestate_of(struct propagate_socket *s,
+						 const struct propagate_tracestate *state)
+{
+	struct tracestate *kept;
+	u64 len;
+
+	kept = propagate_tracestate_find(state->goroutine, s->tgid, state->trace_low, &len);
+	if (!kept || bpf_probe_read_kernel(s->tracestate, at_most(len, TRACESTATE_MAX), kept->text) ||
+	    !propagate_tracestate_same(kept, state->trace_low, len))
+		return 0;
+	return len;
+}
+
+/* Puts the text at a place, and a tracestate of len bytes behind it; false: the message is
+ * as it was, or must not be sent. */
+static __always_inline int message_insert(struct sk_msg_md *msg, u32 at, const u8 *text,
+					  const u8 *tracestate, u32 len)
+{
+	u32 added = PROPAGATE_LEN + (len ? STATE_NAME + len + 2 : 0);
+	u32 size = msg->size + added;
 	u8 *data, *end;
 
-	if (bpf_msg_push_data(msg, at, PROPAGATE_LEN, 0)) {
+	if (bpf_msg_push_data(msg, at, added, 0)) {
 		propagate_count(PROPAGATE_FAILED);
 		return SK_PASS;
 	}
 	/* What was put in between is a piece of its own, which cannot be reached. */
-	if (bpf_msg_pull_data(msg, 0, size <= PIECE_MAX ? size : at + PROPAGATE_LEN, 0))
+	if (bpf_msg_pull_data(msg, 0, size <= PIECE_MAX ? size : at + added, 0))
 		goto undo;
 	data = msg->data;
 	end = msg->data_end;
@@ -415,13 +456,15 @@ static __always_inline int message_insert(struct sk_msg_md *msg, u32 at, const u
 		goto undo;
 	for (u32 i = 0; i < PROPAGATE_LEN; i++)
 		data[i] = text[i];
+	if (len && !message_tracestate(data + PROPAGATE_LEN, end, tracestate, len))
+		goto undo;
 	propagate_count(PROPAGATE_SENT);
 	return SK_PASS;
 undo:
 	propagate_count(PROPAGATE_FAILED);
 	/* It is taken out as a whole, which needs no memory. If that failed, the room would
 	 * go out as it is, with whatever was in that memory. */
-	return bpf_msg_pop_data(msg, at, PROPAGATE_LEN, 0) ? SK_DROP : SK_PASS;
+	return bpf_msg_pop_data(msg, at, added, 0) ? SK_DROP : SK_PASS;
 }
 
 /* A message of no request that is known. */
@@ -443,7 +486,7 @@ static __always_inline void propagate_unknown(struct sk_msg_md *msg, struct prop
 SEC("sk_msg")
 int propagate_send(struct sk_msg_md *msg)
 {
-	u32 tgid = bpf_get_current_pid_tgid() >> 32, at;
+	u32 tgid = bpf_get_current_pid_tgid() >> 32, at, len;
 	struct propagate_socket *s;
 	struct propagate_note *note, copy;
 	struct bpf_sock *sk = msg->sk;
@@ -471,5 +514,6 @@ int propagate_send(struct sk_msg_md *msg)
 		propagate_count(PROPAGATE_UNFIT);
 		return SK_PASS;
 	}
-	return message_insert(msg, at, copy.text);
+	len = message_tracestate_of(s, &copy.state);
+	return message_insert(msg, at, copy.text, s->tracestate, len);
 }

@@ -18,7 +18,7 @@ const volatile u32 propagate_queued = 0; /* of sk_wmem_queued in struct sock */
 /* What became of the requests that have a span. */
 enum propagate_counter {
 	PROPAGATE_SENT,
-	PROPAGATE_OWN, /* the app had set a traceparent itself */
+	PROPAGATE_OWN, /* the app had set a traceparent, or a tracestate, itself */
 	PROPAGATE_NOT_ALLOWED, /* the destination may not be told */
 	PROPAGATE_PROXIED, /* likewise: who is behind the proxy is not known */
 	PROPAGATE_TLS, /* encrypted before it could be changed */
@@ -43,9 +43,16 @@ struct propagate_layout {
 #define PROPAGATE_NAME 13
 #define PROPAGATE_LEN (PROPAGATE_NAME + TRACEPARENT_LEN + 2)
 
+/* The tracestate of a trace, by the goroutine that serves the request it came with. */
+struct propagate_tracestate {
+	u64 goroutine; /* 0: there is none */
+	u64 trace_low;
+};
+
 /* The header of a request that is about to be written. */
 struct propagate_note {
 	struct join client; /* whose span is open as long as this counts */
+	struct propagate_tracestate state;
 	u8 text[PROPAGATE_LEN + 2];
 };
 
@@ -239,6 +246,46 @@ static __noinline int propagate_text(u8 *to, const struct goroutine *g, const st
 
 _Static_assert(PROPAGATE_LEN == 70, "the length of the header");
 
+/* Which tracestate goes with the header of a span. That of a trace which is not the
+ * goroutine's is the app's own affair. */
+static __always_inline struct propagate_tracestate propagate_tracestate_of(const struct probe *p,
+								const struct goroutine *g,
+								const struct frame *f)
+{
+	struct propagate_tracestate state = {
+		.goroutine = g->owner ? g->owner : p->goroutine,
+		.trace_low = g->trace_id[1],
+	};
+
+	if (f->flags & SPAN_FOREIGN)
+		state.goroutine = 0;
+	return state;
+}
+
+/* "tracestate: ", or what HPACK makes of the name */
+#define STATE_NAME 12
+
+/* The tracestate of a trace, NULL if there is none. It may become another's at any time: what
+ * was taken from it counts only if it is the same afterwards. */
+static __always_inline struct tracestate *propagate_tracestate_find(u64 goroutine, u32 tgid,
+								   u64 trace_low, u64 *len)
+{
+	struct goroutine_key key = { .address = goroutine, .tgid = tgid };
+	struct tracestate *kept;
+
+	kept = goroutine ? bpf_map_lookup_elem(&tracestates, &key) : NULL;
+	if (!kept || *(volatile u64 *)&kept->trace_low != trace_low)
+		return NULL;
+	*len = *(volatile u32 *)&kept->len;
+	return *len && *len <= TRACESTATE_MAX ? kept : NULL;
+}
+
+static __always_inline bool propagate_tracestate_same(const struct tracestate *kept, u64 trace_low,
+						      u64 len)
+{
+	return *(volatile u64 *)&kept->trace_low == trace_low && *(volatile u32 *)&kept->len == len;
+}
+
 /* Why none is added. */
 enum propagate_own {
 	OWN_NONE, /* nothing speaks against it */
@@ -258,7 +305,7 @@ __noinline u64 propagate_own_in(u64 map, u64 goroutine, u32 tgid, u32 binary)
 	if (!g || !rt || !rt->group_size)
 		return OWN_UNREADABLE;
 	headers_find(map, g, rt);
-	if (g->headers.value[HEADER_TRACEPARENT].len)
+	if (g->headers.value[HEADER_TRACEPARENT].len || g->headers.value[HEADER_TRACESTATE].len)
 		return OWN_TRACEPARENT;
 	/* Maps of all releases begin with the number of keys. */
 	if ((map && bpf_probe_read_user(&keys, sizeof(keys), (void *)map)) ||
@@ -308,6 +355,7 @@ struct propagate_write_key {
 };
 
 struct propagate_write {
+	struct propagate_tracestate state;
 	u8 text[PROPAGATE_LEN + 2];
 	u32 port; /* of the URL, if the address decides */
 	u32 named; /* it does not: the host may be told */
@@ -322,12 +370,14 @@ struct {
 } propagate_pending SEC(".maps");
 
 /* Notes the header of a request; the scratch is overwritten. */
-static __always_inline void propagate_put(const struct propagate_write_key *key,
+static __always_inline void propagate_put(const struct probe *p,
+					  const struct propagate_write_key *key,
 					  struct goroutine *g, const struct frame *f, u32 port,
 					  bool named)
 {
 	struct propagate_write *w = (struct propagate_write *)g->scratch;
 
+	w->state = propagate_tracestate_of(p, g, f);
 	propagate_text(w->text, g, f);
 	w->port = port;
 	w->named = named;

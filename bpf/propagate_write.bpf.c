@@ -74,9 +74,55 @@ struct {
 	__type(value, struct propagate_grpc_layout);
 } propagate_grpc SEC(".maps");
 
-/* Puts a text behind the content of a buffer that has room for it. */
+/* How a header is written. */
+enum propagate_form {
+	FORM_HTTP, /* name ": " value CR LF */
+	FORM_HPACK, /* see FIELD_LEN */
+};
+
+/* at_most of a number that is not 0, which the verifier wants to see of what is written. */
+static __always_inline u64 some_at_most(u64 n, u64 max)
+{
+	n--;
+	barrier_var(n);
+	return (n > max - 1 ? max - 1 : n) + 1;
+}
+
+/* Writes the header of a tracestate to a place of the app; returns its length, 0 if there is
+ * none or no room. A global function, as those of goroutine.h. */
+__noinline u64 propagate_tracestate_write(u64 goroutine, u64 trace_low, u64 tgid_form, u64 to,
+					  u64 room)
+{
+	u8 name[16] = "tracestate: ", line_end[2] = "\r\n";
+	u64 len, before = STATE_NAME, after = 2;
+	struct tracestate *kept;
+
+	kept = propagate_tracestate_find(goroutine, tgid_form, trace_low, &len);
+	if (!kept)
+		return 0;
+	if (tgid_form >> 32 == FORM_HPACK) {
+		__builtin_memcpy(name, "\x00\x0atracestate", STATE_NAME);
+		/* A number that begins in seven bits */
+		name[STATE_NAME] = len < 127 ? len : 127;
+		name[STATE_NAME + 1] = len - 127;
+		before = len < 127 ? STATE_NAME + 1 : STATE_NAME + 2;
+		after = 0;
+	}
+	if (before + len + after > room)
+		return 0;
+	if (bpf_probe_write_user((void *)to, name, some_at_most(before, sizeof(name))) ||
+	    bpf_probe_write_user((void *)(to + before), kept->text, some_at_most(len, TRACESTATE_MAX)))
+		return 0;
+	if (after && bpf_probe_write_user((void *)(to + before + len), line_end, sizeof(line_end)))
+		return 0;
+	return propagate_tracestate_same(kept, trace_low, len) ? before + len + after : 0;
+}
+
+/* Puts a text, and the tracestate that goes with it, behind the content of a buffer that has
+ * room for it. */
 static __always_inline void propagate_append(u64 buffer, u64 room, u64 len_at, u64 len,
-					     const u8 *text, u64 size)
+					     const u8 *text, u64 size,
+					     const struct propagate_tracestate *state, u64 tgid_form)
 {
 	u64 grown = len + size;
 
@@ -85,8 +131,14 @@ static __always_inline void propagate_append(u64 buffer, u64 room, u64 len_at, u
 		propagate_count(PROPAGATE_NO_ROOM);
 		return;
 	}
-	if (bpf_probe_write_user((void *)(buffer + len), text, size) ||
-	    bpf_probe_write_user((void *)len_at, &grown, sizeof(grown)))
+	if (bpf_probe_write_user((void *)(buffer + len), text, size)) {
+		propagate_count(PROPAGATE_FAILED);
+		return;
+	}
+	if (state->goroutine)
+		grown += propagate_tracestate_write(state->goroutine, state->trace_low, tgid_form,
+					       buffer + grown, room - grown);
+	if (bpf_probe_write_user((void *)len_at, &grown, sizeof(grown)))
 		propagate_count(PROPAGATE_FAILED);
 	else
 		propagate_count(PROPAGATE_SENT);
@@ -134,7 +186,8 @@ int propagate_header(struct pt_regs *ctx)
 		propagate_count(PROPAGATE_UNREADABLE);
 		return 0;
 	}
-	propagate_append(buf.ptr, buf.len, writer + l->n, len, w.text, PROPAGATE_LEN);
+	propagate_append(buf.ptr, buf.len, writer + l->n, len, w.text, PROPAGATE_LEN, &w.state,
+			 p.tgid | (u64)FORM_HTTP << 32);
 	return 0;
 }
 
@@ -225,7 +278,7 @@ int propagate_stream(struct pt_regs *ctx)
 	port = HOST_PORT(host);
 	if (!port)
 		port = go_string(url + client->url_scheme).len == 5 ? 443 : 80;
-	propagate_put(&key, g, f, port, host & HOST_ALLOWED);
+	propagate_put(&p, &key, g, f, port, host & HOST_ALLOWED);
 	return 0;
 }
 
@@ -319,7 +372,8 @@ int propagate_frame(struct pt_regs *ctx)
 		return 0;
 	}
 	propagate_field_of(&field, &w);
-	propagate_append(wbuf.ptr, cap, at + 8, wbuf.len, field.text, FIELD_LEN);
+	propagate_append(wbuf.ptr, cap < FRAME_MAX ? cap : FRAME_MAX, at + 8, wbuf.len, field.text,
+			 FIELD_LEN, &w.state, p.tgid | (u64)FORM_HPACK << 32);
 	return 0;
 }
 
@@ -356,7 +410,7 @@ __noinline u64 propagate_outgoing(u64 bias, u32 binary, u64 itab, u64 data)
 #define ADDED_LISTS 4
 #define ADDED_PAIRS 8
 
-/* Whether a traceparent was added to metadata, a [][]string of names and values. What was
+/* Whether a traceparent or tracestate was added to metadata, a [][]string of names and values. What was
  * not seen in full may hold one. */
 __noinline u64 propagate_added(u64 lists, u64 len)
 {
@@ -366,7 +420,8 @@ __noinline u64 propagate_added(u64 lists, u64 len)
 		for (u32 j = 0; j < ADDED_PAIRS && 2 * j < list.len; j++) {
 			struct go_string name = go_string(list.ptr + 32 * j);
 
-			if (name.len == 11 && header_of(name.ptr, name.len) == HEADER_TRACEPARENT)
+			if ((name.len == 11 && header_of(name.ptr, name.len) == HEADER_TRACEPARENT) ||
+			    (name.len == 10 && header_of(name.ptr, name.len) == HEADER_TRACESTATE))
 				return OWN_TRACEPARENT;
 		}
 		if (list.len > 2 * ADDED_PAIRS)
@@ -428,7 +483,7 @@ int propagate_call(struct pt_regs *ctx)
 	    !propagate_call_may_add(&p, l, GO_REG1(ctx), GO_REG2(ctx)) ||
 	    !propagate_call_allowed(&p, grpc, f, GO_REG0(ctx)))
 		return 0;
-	propagate_put(&key, g, f, 0, true);
+	propagate_put(&p, &key, g, f, 0, true);
 	return 0;
 }
 

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
@@ -90,9 +91,19 @@ func (p *propagating) unchanged(t *testing.T) {
 
 func getText(t *testing.T, url string) string {
 	t.Helper()
+	req, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return textOf(t, req)
+}
+
+// textOf is the body of the answer to a request.
+func textOf(t *testing.T, req *http.Request) string {
+	t.Helper()
 	patient := *client
 	patient.Timeout = time.Duration(*patience) * 2 * time.Minute
-	res, err := patient.Get(url)
+	res, err := patient.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -90,6 +90,7 @@ func TestE2E(t *testing.T) {
 	t.Run("propagation killed", e.testPropagationKilled)
 	t.Run("told by messages", e.testToldByMessages)
 	t.Run("told others", e.testToldOthers)
+	t.Run("told tracestate", e.testToldTracestate)
 	// Where a kernel is locked down there is nothing to be tested; scripts/kernels has others.
 	if features.HaveProgramHelper(ebpf.Kprobe, asm.FnProbeWriteUser) == nil {
 		t.Run("told", e.testTold)

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
@@ -90,6 +91,10 @@ func (e *e2e) testTold(t *testing.T) {
 		r.run(t, stranger, kind.name, 800_000+100*n, 800_010+100*n, 2)
 	}
 	r.run(t, proxied, "proxied", 700_000, 700_010, 2)
+	brought := map[int]string{}
+	for n, kind := range toldKinds {
+		r.passOn(t, sender, kind.name, 600_000+1000*n, brought)
+	}
 	status, _ := r.readStatus(t)
 	r.noLosses(t)
 	got, spans := received(t, r.receiver.output(), "got"), r.finish(t)
@@ -159,6 +164,77 @@ func (e *e2e) testTold(t *testing.T) {
 		}
 		distinct[tp] = true
 	}
+	r.passedOn(t, brought, func(i int) bool { return toldKinds[(i-600_000)/1000].http })
+}
+
+// passOn has calls made within requests that bring a tracestate along, of lengths that are
+// written differently, and of one that is too long. It notes what each call should pass on.
+func (r *told) passOn(t *testing.T, sender, kind string, from int, want map[int]string) {
+	t.Helper()
+	for n, length := range []int{20, 126, 127, 254, 255} {
+		state := "plain=" + strings.Repeat("s", length-len("plain="))
+		first := from + 100*n
+		req, err := http.NewRequest(http.MethodGet, fmt.Sprintf("%s/run?kind=%s&from=%d&to=%d&workers=2&within=1", sender, kind, first, first+9), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("traceparent", fmt.Sprintf("00-%032x-%016x-00", first+1, first+1))
+		req.Header.Set("tracestate", state)
+		if text := textOf(t, req); text != "" {
+			t.Errorf("calls of %s from %d on:\n%s", kind, first, text)
+		}
+		for i := first; i < first+9; i++ {
+			want[i] = ""
+			if length <= 254 && i%10 != 7 {
+				want[i] = state
+			}
+		}
+	}
+}
+
+// passedOn compares what has arrived with what passOn has noted. Whoever was told of the
+// trace has the tracestate, too, if always says so; else it may have found no room.
+func (r *told) passedOn(t *testing.T, want map[int]string, always func(i int) bool) {
+	t.Helper()
+	got, states := received(t, r.receiver.output(), "got"), received(t, r.receiver.output(), "state")
+	passed, untold, alone := 0, 0, 0
+	for i, state := range want {
+		tp, arrived := got[i]
+		switch {
+		case !arrived:
+			t.Errorf("call %d has not arrived", i)
+		case states[i] == state:
+			passed++
+		case tp == "" && states[i] == "":
+			untold++
+		case states[i] == "" && !always(i):
+			alone++
+		default:
+			t.Errorf("call %d was told %q with the tracestate %q, want %q", i, tp, states[i], state)
+		}
+	}
+	t.Logf("tracestate: %d calls as they should, %d were told nothing, %d of the trace alone", passed, untold, alone)
+	if untold+alone > len(want)/4 {
+		t.Errorf("%d of %d calls have no tracestate", untold+alone, len(want))
+	}
+	for i := range states {
+		if _, expected := want[i]; !expected {
+			t.Errorf("call %d has a tracestate: %q", i, states[i])
+		}
+	}
+}
+
+// testToldTracestate: what a request brings along goes on with the calls made within it.
+func (e *e2e) testToldTracestate(t *testing.T) {
+	r := startTold(t, e)
+	sender := r.send(t, "127.0.0.1")
+	r.watcher = e.launchAgent(t, []string{"PLAIN_CLOUD_PROPAGATE=headers"}, "--exe", r.path)
+	r.waitReady(t)
+	want := map[int]string{}
+	r.passOn(t, sender, "plain", 0, want)
+	r.noLosses(t)
+	r.finish(t)
+	r.passedOn(t, want, func(int) bool { return true })
 }
 
 // testToldByMessages: likewise for HTTP/1.1 without TLS, with no write to the sender's

@@ -67,11 +67,21 @@ func specification(o Options, mode attachMode) (*ebpf.CollectionSpec, error) {
 	}
 	withoutPropagation(spec)
 	spec.Maps["ring"].MaxEntries = uint32(o.RingSize)
+	if o.Propagation.Headers {
+		spec.Maps["tracestates"].MaxEntries = maxTracestates
+	}
+	if err := spec.Variables["tracestates_kept"].Set(boolNumber(o.Propagation.Headers)); err != nil {
+		return nil, fmt.Errorf("keep what requests bring along: %w", err)
+	}
 	if err := sizeTables(spec, o.MaxOpenSpans); err != nil {
 		return nil, err
 	}
 	return spec, mode.prepare(spec)
 }
+
+// maxTracestates is how many requests can be under way on the node whose tracestate is
+// passed on; of the oldest it is not.
+const maxTracestates = 8192
 
 // tableWays is TABLE_WAYS of bpf/maps.h.
 const tableWays = 8

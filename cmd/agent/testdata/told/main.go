@@ -1,7 +1,8 @@
 // Command told calls a service in every way that a header can be written to, and is that
 // service in another process: it says what traceparent it was told. For the end-to-end tests.
 //
-//	told receive   prints "got", the number of the call and all its values of traceparent
+//	told receive   prints "got", the number of the call and all its values of traceparent,
+//	               and "state" likewise of tracestate, if there is one
 //	told send      makes calls when it is asked to
 package main
 

@@ -28,10 +28,13 @@ type receiver struct {
 
 // got says what a call has brought along. Headers of HTTP and metadata of gRPC are both
 // map[string][]string.
-func (r *receiver) got(number string, values []string) {
+func (r *receiver) got(number string, values, states []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	fmt.Fprintf(r.out, "got %s %s\n", number, strings.Join(values, ","))
+	if len(states) > 0 {
+		fmt.Fprintf(r.out, "state %s %s\n", number, strings.Join(states, ","))
+	}
 	r.out.Flush()
 }
 
@@ -39,7 +42,7 @@ func (r *receiver) got(number string, values []string) {
 func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	h := sha256.New()
 	_, err := io.Copy(h, req.Body)
-	r.got(req.FormValue("i"), req.Header.Values("Traceparent"))
+	r.got(req.FormValue("i"), req.Header.Values("Traceparent"), req.Header.Values("Tracestate"))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -55,13 +58,13 @@ func (r *receiver) unary(_ any, ctx context.Context, decode func(any) error, _ g
 		return nil, err
 	}
 	md, _ := metadata.FromIncomingContext(ctx)
-	r.got(strings.Join(md.Get("x-number"), ","), md.Get("traceparent"))
+	r.got(strings.Join(md.Get("x-number"), ","), md.Get("traceparent"), md.Get("tracestate"))
 	return text, nil
 }
 
 func (r *receiver) stream(_ any, stream grpc.ServerStream) error {
 	md, _ := metadata.FromIncomingContext(stream.Context())
-	r.got(strings.Join(md.Get("x-number"), ","), md.Get("traceparent"))
+	r.got(strings.Join(md.Get("x-number"), ","), md.Get("traceparent"), md.Get("tracestate"))
 	for {
 		text := new(wrapperspb.StringValue)
 		if err := stream.RecvMsg(text); err == io.EOF {

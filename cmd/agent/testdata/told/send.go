@@ -72,8 +72,9 @@ func send(args []string) {
 	log.Fatal(http.Serve(listen("sender"), http.HandlerFunc(s.run)))
 }
 
-// run makes calls "from" up to, without, "to", by as many "workers", of one "kind"; it
-// answers with what went wrong.
+// run makes calls "from" up to, without, "to", by as many "workers", of one "kind", and
+// "within" the request that asks for them or each by itself; it answers with what went
+// wrong.
 func (s *sender) run(w http.ResponseWriter, r *http.Request) {
 	number := func(name string) int {
 		n, _ := strconv.Atoi(r.FormValue(name))
@@ -84,13 +85,17 @@ func (s *sender) run(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no such kind", http.StatusBadRequest)
 		return
 	}
+	parent := context.Background()
+	if r.FormValue("within") != "" {
+		parent = r.Context()
+	}
 	calls := make(chan int)
 	var working sync.WaitGroup
 	var mu sync.Mutex
 	for range max(number("workers"), 1) {
 		working.Go(func() {
 			for i := range calls {
-				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+				ctx, cancel := context.WithTimeout(parent, time.Minute)
 				err := call(ctx, i)
 				cancel()
 				if err != nil {
