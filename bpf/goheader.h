@@ -60,7 +60,7 @@ static __noinline int group_find(u64 group, u8 *scratch, const struct runtime_la
 	u32 size = rt->group_size;
 	u64 control;
 
-	if (size > SCRATCH_SIZE || bpf_probe_read_user(scratch, size, (void *)group))
+	if (!read_object(scratch, size, group))
 		return -1;
 	control = group_word(scratch, rt->group_control);
 	for (u32 i = 0; i < GO_GROUP_SLOTS; i++, control >>= 8) {
@@ -135,22 +135,21 @@ static __always_inline int swiss_find(const struct map_header *map, u8 *scratch,
 
 /* Finds the wanted headers of the map at this address, into g->headers: on the stack
  * every combination of found and not found would be a state for the verifier. */
-static __always_inline void headers_find(u64 map, struct goroutine *g,
+static __always_inline bool headers_find(u64 map, struct goroutine *g,
 					 const struct runtime_layout *rt)
 {
 	struct header_values *out = &g->headers;
 	u8 *scratch = g->scratch;
 
 	__builtin_memset(out, 0, sizeof(*out));
-	if (!map || !rt->group_size ||
-	    bpf_probe_read_user(&g->map, sizeof(g->map), (void *)map))
-		return;
+	if (!map || !rt->group_size)
+		return true;
+	if (bpf_probe_read_user(&g->map, sizeof(g->map), (void *)map))
+		return false;
 	if (!g->map.words[0]) /* both kinds begin with the number of keys */
-		return;
-	if (rt->swiss_map)
-		swiss_find(&g->map, scratch, rt, out);
-	else
-		hmap_find(&g->map, scratch, rt, out);
+		return true;
+	return !(rt->swiss_map ? swiss_find(&g->map, scratch, rt, out) :
+				 hmap_find(&g->map, scratch, rt, out));
 }
 
 /* --- W3C traceparent: 00-<32 hex>-<16 hex>-<2 hex> --- */

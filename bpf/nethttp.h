@@ -138,12 +138,7 @@ static __always_inline struct go_string request_string(const u8 *request, u32 of
 static __always_inline bool nethttp_read_request(const struct nethttp_layout *l,
 						 struct goroutine *g, u64 request)
 {
-	u32 size = l->request_size;
-
-	if (size <= SCRATCH_SIZE && !bpf_probe_read_user(g->scratch, size, (void *)request))
-		return true;
-	__builtin_memset(g->scratch, 0, SCRATCH_SIZE);
-	return false;
+	return read_object(g->scratch, l->request_size, request);
 }
 
 /* How deep in its goroutine's stack a frame is: of two routers that are nested, which is
@@ -189,12 +184,15 @@ static __always_inline u64 nethttp_remote_parent(const struct probe *p, struct g
 	u32 flags = 0;
 	struct go_string *s = &g->headers.value[HEADER_TRACEPARENT];
 
-	headers_find(header_map, g, rt);
+	if (!headers_find(header_map, g, rt))
+		count(p, COUNT_BAD_READ, 1);
 	if (s->len < TRACEPARENT_LEN || s->len > 256)
 		return 0;
 	if (bpf_probe_read_user(g->scratch, TRACEPARENT_LEN + 1, (void *)s->ptr))
-		if (bpf_probe_read_user(g->scratch, TRACEPARENT_LEN, (void *)s->ptr))
+		if (bpf_probe_read_user(g->scratch, TRACEPARENT_LEN, (void *)s->ptr)) {
+			count(p, COUNT_BAD_READ, 1); /* a trace begins here that goes on */
 			return 0;
+		}
 	if (!traceparent_parse((const char *)g->scratch, s->len, trace_id, &parent_id, &flags))
 		return 0;
 	g->trace_id[0] = trace_id[0];

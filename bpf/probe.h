@@ -15,6 +15,22 @@ static __always_inline u64 at_most(u64 n, u64 max)
 	return n > max ? max : n;
 }
 
+/* Reads an object of the app into SCRATCH_SIZE bytes. A page that the app has never touched
+ * is not there, and is zero: an object that reaches into one is the page's before it, and
+ * zeros. Any page ends at a multiple of 4096, and no object here is longer. */
+static __always_inline bool read_object(u8 *to, u64 size, u64 address)
+{
+	u64 first = 4096 - (address & 4095);
+
+	if (size > SCRATCH_SIZE)
+		return false;
+	if (!bpf_probe_read_user(to, at_most(size, SCRATCH_SIZE), (void *)address))
+		return true;
+	__builtin_memset(to, 0, SCRATCH_SIZE);
+	return first < size &&
+	       !bpf_probe_read_user(to, at_most(first, SCRATCH_SIZE), (void *)address);
+}
+
 /* An attach cookie says which site of which binary fired:
  * binary (16 bits), flags (8 bits), address of the site as linked (40 bits). */
 #define COOKIE_STACK_CHECK (1ULL << 40) /* the site is the branch of the stack check */

@@ -27,7 +27,7 @@ func TestWithoutPrivateStacks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := withoutPrivateStacks(spec); err != nil {
+	if err := bestMode().prepare(spec); err != nil {
 		t.Fatal(err)
 	}
 	for name, p := range spec.Programs {
