@@ -144,8 +144,9 @@ static __always_inline bool headers_find(u64 map, struct goroutine *g,
 	__builtin_memset(out, 0, sizeof(*out));
 	if (!map || !rt->group_size)
 		return true;
-	if (bpf_probe_read_user(&g->map, sizeof(g->map), (void *)map))
+	if (!read_object(scratch, sizeof(g->map), map))
 		return false;
+	__builtin_memcpy(&g->map, scratch, sizeof(g->map));
 	if (!g->map.words[0]) /* both kinds begin with the number of keys */
 		return true;
 	return !(rt->swiss_map ? swiss_find(&g->map, scratch, rt, out) :

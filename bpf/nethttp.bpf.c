@@ -255,7 +255,7 @@ static __always_inline void nethttp_end(const struct probe *p, const struct neth
 	struct nethttp_ending e = { .layout = l, .runtime = rt, .panic_type = panic_type };
 	struct frame *f = &g->frames[0];
 	u64 response = f->object[SERVER_RESPONSE], request;
-	u32 size, keep = 0;
+	u32 keep = 0;
 	bool failed;
 
 	e.end_ns = bpf_ktime_get_ns();
@@ -269,9 +269,7 @@ static __always_inline void nethttp_end(const struct probe *p, const struct neth
 		goto pop;
 	}
 	f->flags |= flags;
-	size = l->response_size;
-	if (size > SCRATCH_SIZE || bpf_probe_read_user(g->scratch, size, (void *)response))
-		__builtin_memset(g->scratch, 0, SCRATCH_SIZE);
+	read_object(g->scratch, l->response_size, response);
 	/* Of an abort only what was written is known. */
 	if (!(flags & SPAN_ABORTED) || g->scratch[l->response_wrote_header & (SCRATCH_SIZE - 1)])
 		e.status = *(u64 *)&g->scratch[l->response_status & (SCRATCH_SIZE - 8)];

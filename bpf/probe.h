@@ -17,7 +17,8 @@ static __always_inline u64 at_most(u64 n, u64 max)
 
 /* Reads an object of the app into SCRATCH_SIZE bytes. A page that the app has never touched
  * is not there, and is zero: an object that reaches into one is the page's before it, and
- * zeros. Any page ends at a multiple of 4096, and no object here is longer. */
+ * zeros. Any page ends at a multiple of 4096, and no object here is longer. False if it
+ * cannot be read, and all is zero then: user space has checked the size. */
 static __always_inline bool read_object(u8 *to, u64 size, u64 address)
 {
 	u64 first = 4096 - (address & 4095);
