@@ -23,13 +23,15 @@
 /* Sets the bit that tells lower from upper case; a dash has it. */
 #define LOWER 0x2020202020202020ULL
 
+#define HEADER_UNREADABLE (-2)
+
 /* Keys are "Traceparent" in an http.Header, "traceparent" in metadata of gRPC. */
 static __always_inline int header_of(u64 key_ptr, u64 key_len)
 {
 	u64 key[2] = {};
 
 	if (bpf_probe_read_user(key, key_len & 15, (void *)key_ptr))
-		return -1;
+		return HEADER_UNREADABLE;
 	key[0] |= LOWER;
 	key[1] |= LOWER;
 	if (!((key[0] ^ WORD('t', 'r', 'a', 'c', 'e', 'p', 'a', 'r')) |
@@ -66,15 +68,17 @@ static __noinline int group_find(u64 group, u8 *scratch, const struct runtime_la
 	for (u32 i = 0; i < GO_GROUP_SLOTS; i++, control >>= 8) {
 		u32 key_at = rt->group_keys + i * rt->group_key_stride;
 		u32 elem_at = rt->group_elems + i * rt->group_elem_stride;
-		u64 len = group_word(scratch, key_at + 8);
-		int which;
+		u64 key = group_word(scratch, key_at), len = group_word(scratch, key_at + 8);
+		int which = -1;
 
 		if (rt->swiss_map ? (control & 0x80) : ((control & 0xff) < HMAP_MIN_TOPHASH))
 			continue;
-		out->seen++;
-		if (len != 10 && len != 11 && len != 15)
+		if (len == 10 || len == 11 || len == 15)
+			which = header_of(key, len);
+		/* What could not be read is not seen: a key in a page that is not there. */
+		if (!key || which == HEADER_UNREADABLE)
 			continue;
-		which = header_of(group_word(scratch, key_at), len);
+		out->seen++;
 		if (which >= 0 && group_word(scratch, elem_at + 8))
 			out->value[which & (HEADERS - 1)] =
 				go_string(group_word(scratch, elem_at));

@@ -514,6 +514,7 @@ int propagate_send(struct sk_msg_md *msg)
 		propagate_count(PROPAGATE_UNFIT);
 		return SK_PASS;
 	}
-	len = message_tracestate_of(s, &copy.state);
+	/* Together they are no longer than the longest line and a traceparent: see LINE_MAX. */
+	len = at + STATE_NAME + TRACESTATE_MAX + 2 <= LINE_MAX ? message_tracestate_of(s, &copy.state) : 0;
 	return message_insert(msg, at, copy.text, s->tracestate, len);
 }

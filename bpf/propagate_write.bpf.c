@@ -410,8 +410,8 @@ __noinline u64 propagate_outgoing(u64 bias, u32 binary, u64 itab, u64 data)
 #define ADDED_LISTS 4
 #define ADDED_PAIRS 8
 
-/* Whether a traceparent or tracestate was added to metadata, a [][]string of names and values. What was
- * not seen in full may hold one. */
+/* Whether a traceparent or tracestate was added to metadata, a [][]string of names and
+ * values. What was not seen in full may hold one. */
 __noinline u64 propagate_added(u64 lists, u64 len)
 {
 	for (u32 i = 0; i < ADDED_LISTS && i < len; i++) {
