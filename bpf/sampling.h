@@ -86,15 +86,19 @@ static __always_inline bool refused_lately(u64 refused, u64 now)
 	return refused && now - refused < 10000000000ULL;
 }
 
-/* A limit on average and burst: a schedule of when the next one is due. Two CPUs that
- * meet here may pass one too many. */
+/* A limit on average and burst: a schedule of when the next one is due. CPUs that meet
+ * here may each pass one too many. It is added to, not set, so that one that is held up
+ * between reading and writing does not undo what the others took; only when the schedule
+ * has fallen behind is it set, and then there is little to undo. */
 static __always_inline bool schedule_take(u64 *next, u64 now, u64 interval, u64 burst)
 {
 	u64 due = *next;
 
 	if (due > now + burst)
 		return false;
-	*next = (due > now ? due : now) + interval;
+	if (due < now)
+		*next = now;
+	__sync_fetch_and_add(next, interval);
 	return true;
 }
 

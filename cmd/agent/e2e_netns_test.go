@@ -101,6 +101,7 @@ func namespaces(t *testing.T, names ...string) {
 		}
 	}
 	for _, name := range names {
+		_ = exec.Command("ip", "netns", "del", name).Run() // of a run that was killed
 		run("ip netns add " + name)
 		t.Cleanup(func() { run("ip netns del " + name) })
 		run("ip -n " + name + " link set lo up")

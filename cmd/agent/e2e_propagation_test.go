@@ -160,7 +160,8 @@ func callsOf(spans []observer.Span) map[int]observer.Span {
 // testPropagation: 10,000 calls of all kinds, on kept and on new connections. Where a
 // header is added it is that of the call's span, and all else arrives as it was sent.
 func (e *e2e) testPropagation(t *testing.T) {
-	if out, err := exec.Command("ip", "addr", "add", publicAddress+"/32", "dev", "lo").CombinedOutput(); err != nil {
+	// Replaced, not added: it may be there from a run that was killed.
+	if out, err := exec.Command("ip", "addr", "replace", publicAddress+"/32", "dev", "lo").CombinedOutput(); err != nil {
 		t.Fatalf("add an address: %v\n%s", err, out)
 	}
 	t.Cleanup(func() { _ = exec.Command("ip", "addr", "del", publicAddress+"/32", "dev", "lo").Run() })

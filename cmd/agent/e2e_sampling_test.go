@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"runtime"
 	"testing"
 	"time"
 
@@ -31,8 +32,8 @@ func (e *e2e) testRemoteLimit(t *testing.T) {
 	status, text := a.readStatus(t)
 	a.stop(t)
 
-	// A second's worth may come at once.
-	most := int(limit*(seconds+1)) + 2
+	// A second's worth may come at once, and CPUs that meet may each pass one too many.
+	most := int(limit*(seconds+1)) + 2 + runtime.NumCPU()
 	if got := len(seen.traces); got < limit || got > most {
 		t.Errorf("%d traces in %.1f s, want %d to %d", got, seconds, limit, most)
 	}
