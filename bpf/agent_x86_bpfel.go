@@ -571,7 +571,7 @@ type AgentJoin struct {
 
 type AgentJoinRequest struct {
 	_      structs.HostLayout
-	Path   AgentGoString
+	Path   uint64
 	Host   AgentGoString
 	Stream uint32
 	Pad    uint32
@@ -1200,6 +1200,7 @@ const (
 	AgentMapHttp2Calls                   = "http2_calls"
 	AgentMapHttp2clientLayouts           = "http2client_layouts"
 	AgentMapHttpclientLayouts            = "httpclient_layouts"
+	AgentMapJoinPaths                    = "join_paths"
 	AgentMapJoins                        = "joins"
 	AgentMapLineages                     = "lineages"
 	AgentMapLogRing                      = "log_ring"
@@ -1486,6 +1487,7 @@ type AgentMapSpecs struct {
 	Http2Calls         *ebpf.MapSpec `ebpf:"http2_calls"`
 	Http2clientLayouts *ebpf.MapSpec `ebpf:"http2client_layouts"`
 	HttpclientLayouts  *ebpf.MapSpec `ebpf:"httpclient_layouts"`
+	JoinPaths          *ebpf.MapSpec `ebpf:"join_paths"`
 	Joins              *ebpf.MapSpec `ebpf:"joins"`
 	Lineages           *ebpf.MapSpec `ebpf:"lineages"`
 	LogRing            *ebpf.MapSpec `ebpf:"log_ring"`
@@ -1680,6 +1682,7 @@ type AgentMaps struct {
 	Http2Calls         *ebpf.Map `ebpf:"http2_calls"`
 	Http2clientLayouts *ebpf.Map `ebpf:"http2client_layouts"`
 	HttpclientLayouts  *ebpf.Map `ebpf:"httpclient_layouts"`
+	JoinPaths          *ebpf.Map `ebpf:"join_paths"`
 	Joins              *ebpf.Map `ebpf:"joins"`
 	Lineages           *ebpf.Map `ebpf:"lineages"`
 	LogRing            *ebpf.Map `ebpf:"log_ring"`
@@ -1728,6 +1731,7 @@ func (m *AgentMaps) Close() error {
 		m.Http2Calls,
 		m.Http2clientLayouts,
 		m.HttpclientLayouts,
+		m.JoinPaths,
 		m.Joins,
 		m.Lineages,
 		m.LogRing,

@@ -97,9 +97,11 @@ int grpc_server_begin(struct pt_regs *ctx)
 	}
 	parent_id = nethttp_remote_parent(&p, g, grpc_metadata(&p, l, context), rt);
 	if (!parent_id && joins_used && l->server_conn) {
-		request.path = method;
-		request.stream = go_word(stream + l->stream_id);
-		parent_id = join_find(&p, rt, g, go_iface(words[2] + l->server_conn), &request);
+		request.path = join_text(g->scratch, method);
+		if (join_is_likely(request.path)) {
+			request.stream = go_word(stream + l->stream_id);
+			parent_id = join_find(&p, rt, g, go_iface(words[2] + l->server_conn), &request);
+		}
 	}
 	if (!parent_id)
 		trace_new(g, rt);

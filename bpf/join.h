@@ -65,6 +65,21 @@ struct {
 /* Set by the first client: until then servers do not look. */
 u32 joins_used;
 
+/* When a path was last noted, by its hash: most requests come from elsewhere, and a server
+ * that knows so need not find out the addresses of its connection, which takes six times
+ * as long. 0 is for notes without a path. */
+#define JOIN_PATHS 4096
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, JOIN_PATHS);
+	__type(key, u32);
+	__type(value, u64); /* ktime, to a second */
+} join_paths SEC(".maps");
+
+/* For how long a request may be on its way: a server may let it wait. */
+#define JOIN_AGE_NS 60000000000ULL
+
 /* The net.netFD of a net.Conn that is one TCP connection; 0 if it is not. */
 static __always_inline u64 conn_descriptor(const struct probe *p, struct go_iface conn)
 {
@@ -213,6 +228,39 @@ static __always_inline u64 join_text(u8 *scratch, struct go_string s)
 	return text_hash(scratch, len) ^ s.len << 32;
 }
 
+/* When a path, by its hash, was last noted. */
+static __always_inline u64 *join_path(u64 path)
+{
+	u32 at = path ? 1 + (path ^ path >> 32) % (JOIN_PATHS - 1) : 0;
+
+	return bpf_map_lookup_elem(&join_paths, &at);
+}
+
+/* Written once a second, so that CPUs do not wait for each other. */
+static __always_inline void join_path_note(u64 path)
+{
+	u64 now = bpf_ktime_get_ns(), *at = join_path(path);
+
+	if (at && now - *at > 1000000000ULL)
+		*at = now;
+}
+
+static __always_inline bool join_path_is_recent(u64 path, u64 now)
+{
+	u64 *at = join_path(path);
+
+	return at && *at && now - *at < JOIN_AGE_NS;
+}
+
+/* False if no client on this node has lately asked for this path. One that could not be
+ * read may be any. */
+static __always_inline bool join_is_likely(u64 path)
+{
+	u64 now = bpf_ktime_get_ns();
+
+	return !path || join_path_is_recent(path, now) || join_path_is_recent(0, now);
+}
+
 /* The goroutine of a client whose noted span is still open, else NULL. */
 static __always_inline struct goroutine *join_client(const struct join *join)
 {
@@ -261,6 +309,7 @@ static __always_inline u64 join_note(const struct probe *p, u64 goroutine, u64 s
 		key = join_key(&ends->local, &ends->remote, join.netns, stream);
 	}
 	bpf_map_update_elem(&joins, &key, &join, BPF_ANY);
+	join_path_note(path);
 	if (!joins_used)
 		joins_used = 1;
 	return key;
@@ -314,7 +363,7 @@ static __always_inline bool join_adopt(const struct join *join, struct goroutine
 
 /* What a server knows of a request, for comparing. */
 struct join_request {
-	struct go_string path;
+	u64 path; /* join_text */
 	struct go_string host;
 	u32 stream;
 	u32 pad;
@@ -337,19 +386,17 @@ static __always_inline bool join_matches(const struct join *join, struct gorouti
 					 const struct conn_address *local,
 					 const struct join_request *r)
 {
-	u64 path = join_text(g->scratch, r->path);
-
-	if (join->path && path && join->path != path)
+	if (join->path && r->path && join->path != r->path)
 		return false;
 	if (address_equal(&join->ends.remote, local))
 		return true;
 	/* Another address than the client has asked for: translated on the way? */
-	return !join->shared && !address_is_local(local) && path && join->path == path &&
+	return !join->shared && !address_is_local(local) && r->path && join->path == r->path &&
 	       join->host && join->host == join_text(g->scratch, r->host);
 }
 
 /* The span of the client at the other end of a server's connection, whose trace g takes
- * over; 0 if it is not known. */
+ * over; 0 if it is not known. To be called if join_is_likely. */
 static __always_inline u64 join_find(const struct probe *p, const struct runtime_layout *rt,
 				     struct goroutine *g, struct go_iface conn,
 				     const struct join_request *r)

@@ -264,10 +264,12 @@ static __always_inline u64 nethttp_joined_parent(const struct probe *p,
 
 	if (!joins_used || !l || !l->conn_rwc)
 		return 0;
+	request.path = join_text(g->scratch, go_string(path));
+	if (!join_is_likely(request.path))
+		return 0;
 	conn = go_word(response + l->response_conn);
 	if (l->stream_id)
 		request.stream = go_word(go_word(response + l->response_stream) + l->stream_id);
-	request.path = go_string(path);
 	return join_find(p, rt, g, go_iface(conn + l->conn_rwc), &request);
 }
 
