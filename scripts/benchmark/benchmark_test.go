@@ -9,9 +9,10 @@ import (
 	"io"
 	"math"
 	"net/http"
-
+	"net/http/httptest"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,8 +40,12 @@ func TestSpread(t *testing.T) {
 
 // TestTable measures nothing: it checks the arithmetic on known samples.
 func TestTable(t *testing.T) {
-	r := &result{cfg: config{rates: []float64{1}, rounds: 2}, samples: map[key][]sample{}, traps: map[key]trapCount{}, losses: map[string]float64{"ring_full": 3}, rss: 50e6, peak: 55e6}
+	r := &result{cfg: config{rates: []float64{1}, rounds: 2}, samples: map[key][]sample{}, steady: map[key][]pair{}, traps: map[key]trapCount{}, losses: map[string]float64{"ring_full": 3}, rss: 50e6, peak: 55e6}
 	for _, req := range requests {
+		for i := range 5 {
+			k := key{req.path, 1}
+			r.steady[k] = append(r.steady[k], pair{20, 24 + float64(i)})
+		}
 		for i := range 2 {
 			with := sample{load: load{Requests: 1000, US: 1e6, P50: 200, P99: 400}, appCPU: 25 + float64(i), agentCPU: 4}
 			with.got.server, with.got.client = 1000, 1000*req.children
@@ -50,6 +55,7 @@ func TestTable(t *testing.T) {
 	}
 	text := r.markdown()
 	for _, want := range []string{
+		"| `/items/7` (1 query) | 1 | 20.00 (20.00–20.00) | 6.00 (5.00–7.00) | 1.300 (1.250–1.350) | 5 |",
 		"| `/plain` (no SQL) | none | 20.00 (20.00–20.00) | – |",
 		"| rate 1 | 25.50 (25.00–26.00) | 5.50 (5.00–6.00) | 1.275 (1.250–1.300) | 1000 (1000–1000) | 0.500 (0.500–0.500) | 200 (200–200) | 2.00 (2.00–2.00) | 400 (400–400) | 4.00 (4.00–4.00) |",
 		"| `/items/7` | 1 | 4.00 (4.00–4.00) | 2.00 (2.00–2.00) | 0.00 | 0 | 4000 | 4000 | 0 |",
@@ -67,6 +73,31 @@ func TestTable(t *testing.T) {
 		} else if err != nil {
 			t.Fatalf("the plot is not XML: %v", err)
 		}
+	}
+}
+
+// TestPacer counts what a server has answered, and takes no other answer for one.
+func TestPacer(t *testing.T) {
+	var served atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		served.Add(1)
+		if r.URL.Path != "/good" {
+			w.WriteHeader(http.StatusNotFound)
+		}
+		_, _ = io.WriteString(w, "text")
+	}))
+	defer srv.Close()
+	p, err := newPacer(t.Context(), srv.URL, 3, time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	n, err := p.run(t.Context(), "/good", 20*time.Millisecond)
+	if err != nil || n == 0 || n%3 != 0 || int64(n) != served.Load() {
+		t.Errorf("%d answers of %d, %v", n, served.Load(), err)
+	}
+	if _, err := p.run(t.Context(), "/bad", 20*time.Millisecond); err == nil {
+		t.Error("status 404 is no error")
 	}
 }
 

@@ -8,9 +8,10 @@
 // aside; they are unpacked and counted between the measurements.
 //
 // The files, in the order of the data: config.go the flags, processes.go what is
-// started, idle.go what idle cores do meanwhile, wrk.go the load, sink.go the agent's
-// endpoint, traps.go the kernel's counts, calibrate.go what a trap costs at least,
-// measure.go one run over all of these, table.go and plot.go the result.
+// started, idle.go what idle cores do meanwhile, wrk.go and pace.go the load at full speed
+// and a steady one, sink.go the agent's endpoint, traps.go the kernel's counts, calibrate.go
+// what a trap costs at least, measure.go one run over all of these, steady.go its pairs under
+// steady load, table.go and plot.go the result.
 package main
 
 import (

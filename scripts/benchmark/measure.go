@@ -30,11 +30,12 @@ type key struct {
 	rate float64 // or bare
 }
 
-// result is everything that was measured; samples of one key are in the order of
-// the rounds.
+// result is everything that was measured; what is of one key is in the order of the
+// rounds.
 type result struct {
 	cfg     config
-	samples map[key][]sample
+	samples map[key][]sample // at full speed
+	steady  map[key][]pair
 	traps   map[key]trapCount
 	calibration
 	firstSpan []time.Duration // from the agent's start to its first request
@@ -56,14 +57,17 @@ type bench struct {
 	cfg    config
 	dir    string
 	script string
-	shop   *process
+	shop   *process // which the agent is to find
 	url    string
-	sink   *sink
-	res    *result
+	// And one that it is not to find.
+	bareShop *process
+	bareURL  string
+	sink     *sink
+	res      *result
 }
 
 func newBench(ctx context.Context, cfg config) (_ *bench, err error) {
-	b := &bench{cfg: cfg, res: &result{cfg: cfg, loadBefore: loadAverage(), samples: map[key][]sample{}, traps: map[key]trapCount{}, losses: map[string]float64{}}}
+	b := &bench{cfg: cfg, res: &result{cfg: cfg, loadBefore: loadAverage(), samples: map[key][]sample{}, steady: map[key][]pair{}, traps: map[key]trapCount{}, losses: map[string]float64{}}}
 	defer func() {
 		if err != nil {
 			b.close()
@@ -79,13 +83,18 @@ func newBench(ctx context.Context, cfg config) (_ *bench, err error) {
 	if b.sink, err = startSink(); err != nil {
 		return nil, err
 	}
-	b.shop, b.url, err = startShop(ctx, cfg, b.dir)
+	if b.shop, b.url, err = startShop(ctx, cfg, b.dir); err != nil {
+		return nil, err
+	}
+	b.bareShop, b.bareURL, err = startBareShop(ctx, cfg, b.dir)
 	return b, err
 }
 
 func (b *bench) close() {
-	if b.shop != nil {
-		b.shop.stop()
+	for _, shop := range []*process{b.shop, b.bareShop} {
+		if shop != nil {
+			shop.stop()
+		}
 	}
 	if b.sink != nil {
 		b.sink.close()
@@ -138,6 +147,9 @@ func (b *bench) condition(ctx context.Context, rate float64, countTraps bool) er
 	}
 	if a == nil {
 		return nil
+	}
+	if err := b.steady(ctx, rate); err != nil {
+		return fmt.Errorf("steady load: %w", err)
 	}
 	if err := b.readStatus(ctx, a); err != nil {
 		return err

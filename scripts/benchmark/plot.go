@@ -17,14 +17,14 @@ const (
 // Fill of the bars: bare, then the rates in order.
 var plotColours = []string{"#8a94a6", "#d9480f", "#f59f00", "#2b8a3e", "#1971c2", "#862e9c"}
 
-// plot draws the app's CPU time for each request as bars, one group for each
-// path, with the range over the rounds as a line on each bar.
+// plot draws the app's CPU time for each request at a steady load as bars, one group for
+// each path, with the quartiles over the pairs as a line on each bar.
 func (r *result) plot() string {
 	conditions := append([]float64{bare}, r.cfg.rates...)
 	top := 0.0
 	for _, req := range requests {
 		for _, c := range conditions {
-			top = max(top, r.of(req.path, c, appCPU).high)
+			top = max(top, r.steadyCost(req.path, c).high)
 		}
 	}
 	step := axisStep(top)
@@ -34,7 +34,7 @@ func (r *result) plot() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">`+"\n", plotWidth, plotHeight)
 	fmt.Fprintf(&b, `<rect width="%d" height="%d" fill="#fff"/>`+"\n", plotWidth, plotHeight)
-	fmt.Fprintf(&b, `<text x="%d" y="20" font-size="14">CPU time of the service, µs a request</text>`+"\n", plotLeft)
+	fmt.Fprintf(&b, `<text x="%d" y="20" font-size="14">CPU time of the service at a steady load, µs a request</text>`+"\n", plotLeft)
 	for v := 0.0; v <= top+step/2; v += step {
 		fmt.Fprintf(&b, `<line x1="%d" x2="%d" y1="%.1f" y2="%.1f" stroke="#ddd"/><text x="%d" y="%.1f" text-anchor="end">%g</text>`+"\n",
 			plotLeft, plotWidth-plotRight, y(v), y(v), plotLeft-8, y(v)+4, v)
@@ -57,7 +57,7 @@ func (r *result) plot() string {
 }
 
 func (r *result) bar(b *strings.Builder, path string, rate, x, width float64, fill string, y func(float64) float64) {
-	s := r.of(path, rate, appCPU)
+	s := r.steadyCost(path, rate)
 	mid := x + width/2
 	fmt.Fprintf(b, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"/>`, x+1, y(s.median), width-2, y(0)-y(s.median), fill)
 	fmt.Fprintf(b, `<line x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f" stroke="#222"/>`, mid, mid, y(s.low), y(s.high))

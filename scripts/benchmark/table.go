@@ -28,6 +28,16 @@ func (s spread) text(decimals int) string {
 	return fmt.Sprintf("%.*f (%.*f–%.*f)", decimals, s.median, decimals, s.low, decimals, s.high)
 }
 
+// quartilesOf is the median with the quartiles beside it.
+func quartilesOf(values []float64) spread {
+	s := spreadOf(values)
+	if n := len(values); n > 0 {
+		sorted := slices.Sorted(slices.Values(values))
+		s.low, s.high = sorted[(n-1)/4], sorted[n-1-(n-1)/4]
+	}
+	return s
+}
+
 // of returns one figure of every sample of a path and rate.
 func (r *result) of(path string, rate float64, figure func(sample) float64) spread {
 	var values []float64
@@ -60,7 +70,10 @@ func ratio(a, b float64) float64 { return a / b }
 func (r *result) markdown() string {
 	var b strings.Builder
 	b.WriteString(r.machine())
-	b.WriteString("\nWhat the service pays. Median over the rounds (lowest–highest); \"added\" and ratios are taken within each round.\n\n")
+	r.steadyTable(&b)
+	b.WriteString("\nWhat the service pays at full speed, with as many requests as wrk gets answered. Median over the rounds\n")
+	b.WriteString("(lowest–highest); \"added\" and ratios are taken within each round. wrk, the agent and the sink share a core: what\n")
+	b.WriteString("wrk is held up there, the shop has fewer requests at a time, and each costs more.\n\n")
 	b.WriteString("| request | agent | app CPU, µs a request | added, µs | ratio | requests/s | ratio | p50, µs | ratio | p99, µs | ratio |\n")
 	b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, req := range requests {
@@ -88,6 +101,45 @@ func (r *result) markdown() string {
 	}
 	fmt.Fprintf(&b, " Losses that the agent states: %s.\n", r.lossText())
 	return b.String()
+}
+
+// steadyTable is what requests cost the service at a steady load.
+func (r *result) steadyTable(b *strings.Builder) {
+	fmt.Fprintf(b, "\nWhat the service pays at a steady load: %d requests every %v, alike for two shops, one of them under the agent, in\n",
+		r.cfg.connections, steadyInterval)
+	fmt.Fprintf(b, "turns of %v. Median over the pairs (quartiles); \"added\" is taken within each pair.\n\n", steadySlice)
+	b.WriteString("| request | rate | bare, app CPU, µs a request | added, µs | ratio | pairs |\n|---|---|---|---|---|---|\n")
+	for _, req := range requests {
+		for _, rate := range r.cfg.rates {
+			over := func(f func(pair) float64) spread { return r.steadyOf(req.path, rate, f) }
+			fmt.Fprintf(b, "| `%s` (%s) | %g | %s | %s | %s | %d |\n", req.path, req.label, rate,
+				over(pair.costBare).text(2), over(pair.added).text(2), over(pair.ratio).text(3),
+				len(r.steady[key{req.path, rate}]))
+		}
+	}
+}
+
+// steadyOf returns one figure of every pair of a path and rate.
+func (r *result) steadyOf(path string, rate float64, figure func(pair) float64) spread {
+	var values []float64
+	for _, p := range r.steady[key{path, rate}] {
+		values = append(values, figure(p))
+	}
+	return quartilesOf(values)
+}
+
+// steadyCost is what a request costs the service, without the agent in all pairs.
+func (r *result) steadyCost(path string, rate float64) spread {
+	if rate != bare {
+		return r.steadyOf(path, rate, pair.costWith)
+	}
+	var values []float64
+	for _, rate := range r.cfg.rates {
+		for _, p := range r.steady[key{path, rate}] {
+			values = append(values, p.bare)
+		}
+	}
+	return quartilesOf(values)
 }
 
 func (r *result) effectRow(b *strings.Builder, req request, rate float64) {
