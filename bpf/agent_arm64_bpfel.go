@@ -471,6 +471,13 @@ const (
 	AgentHttpTextHTTP_TEXTS         AgentHttpText = 8
 )
 
+type AgentHttpclientBeginSite uint32
+
+const (
+	AgentHttpclientBeginSiteCLIENT_NET_HTTP AgentHttpclientBeginSite = 0
+	AgentHttpclientBeginSiteCLIENT_HTTP2X   AgentHttpclientBeginSite = 1
+)
+
 type AgentHttpclientBody struct {
 	_           structs.HostLayout
 	Key         AgentSeriesKey
@@ -485,9 +492,11 @@ type AgentHttpclientBody struct {
 type AgentHttpclientEndSite uint32
 
 const (
-	AgentHttpclientEndSiteCLIENT_RESPONSE  AgentHttpclientEndSite = 0
-	AgentHttpclientEndSiteCLIENT_ALTERNATE AgentHttpclientEndSite = 1
-	AgentHttpclientEndSiteCLIENT_RETURN    AgentHttpclientEndSite = 2
+	AgentHttpclientEndSiteCLIENT_RESPONSE   AgentHttpclientEndSite = 0
+	AgentHttpclientEndSiteCLIENT_ALTERNATE  AgentHttpclientEndSite = 1
+	AgentHttpclientEndSiteCLIENT_RETURN     AgentHttpclientEndSite = 2
+	AgentHttpclientEndSiteCLIENT_RESPONSE_X AgentHttpclientEndSite = 3
+	AgentHttpclientEndSiteCLIENT_RETURN_X   AgentHttpclientEndSite = 4
 )
 
 type AgentHttpclientFlags uint32
@@ -996,6 +1005,7 @@ const (
 	AgentSpanFlagsSPAN_FOREIGN         AgentSpanFlags = 16384
 	AgentSpanFlagsSPAN_FOREIGN_SAMPLED AgentSpanFlags = 32768
 	AgentSpanFlagsSPAN_STOOD_DOWN      AgentSpanFlags = 65536
+	AgentSpanFlagsSPAN_HTTP2X          AgentSpanFlags = 131072
 )
 
 type AgentSqlBody struct {
@@ -1314,6 +1324,7 @@ const (
 	AgentVarReferToHttpServer            = "refer_to_http_server"
 	AgentVarReferToHttpServerRecord      = "refer_to_http_server_record"
 	AgentVarReferToHttpText              = "refer_to_http_text"
+	AgentVarReferToHttpclientBeginSite   = "refer_to_httpclient_begin_site"
 	AgentVarReferToHttpclientBody        = "refer_to_httpclient_body"
 	AgentVarReferToHttpclientEndSite     = "refer_to_httpclient_end_site"
 	AgentVarReferToHttpclientFlags       = "refer_to_httpclient_flags"
@@ -1572,6 +1583,7 @@ type AgentVariableSpecs struct {
 	ReferToHttpServer            *ebpf.VariableSpec `ebpf:"refer_to_http_server"`
 	ReferToHttpServerRecord      *ebpf.VariableSpec `ebpf:"refer_to_http_server_record"`
 	ReferToHttpText              *ebpf.VariableSpec `ebpf:"refer_to_http_text"`
+	ReferToHttpclientBeginSite   *ebpf.VariableSpec `ebpf:"refer_to_httpclient_begin_site"`
 	ReferToHttpclientBody        *ebpf.VariableSpec `ebpf:"refer_to_httpclient_body"`
 	ReferToHttpclientEndSite     *ebpf.VariableSpec `ebpf:"refer_to_httpclient_end_site"`
 	ReferToHttpclientFlags       *ebpf.VariableSpec `ebpf:"refer_to_httpclient_flags"`
@@ -1817,6 +1829,7 @@ type AgentVariables struct {
 	ReferToHttpServer            *ebpf.Variable `ebpf:"refer_to_http_server"`
 	ReferToHttpServerRecord      *ebpf.Variable `ebpf:"refer_to_http_server_record"`
 	ReferToHttpText              *ebpf.Variable `ebpf:"refer_to_http_text"`
+	ReferToHttpclientBeginSite   *ebpf.Variable `ebpf:"refer_to_httpclient_begin_site"`
 	ReferToHttpclientBody        *ebpf.Variable `ebpf:"refer_to_httpclient_body"`
 	ReferToHttpclientEndSite     *ebpf.Variable `ebpf:"refer_to_httpclient_end_site"`
 	ReferToHttpclientFlags       *ebpf.Variable `ebpf:"refer_to_httpclient_flags"`

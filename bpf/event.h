@@ -36,6 +36,7 @@ enum span_flags {
 	SPAN_FOREIGN = 1 << 14, /* of the trace that its frame names, not the goroutine's */
 	SPAN_FOREIGN_SAMPLED = 1 << 15,
 	SPAN_STOOD_DOWN = 1 << 16, /* the program's own SDK has a span of the same */
+	SPAN_HTTP2_X = 1 << 17, /* a call that golang.org/x/net/http2 was asked for itself */
 };
 
 /* Begins every ring record. Times are CLOCK_MONOTONIC in ns. Ids are bytes in the

@@ -11,11 +11,29 @@
  *              after alternateRoundTripper's RoundTrip             likewise; it may decline
  *              the RETs that neither leads to                      an error
  *
+ * golang.org/x/net/http2 has a transport of its own, which programs use without net/http's
+ * above it, for HTTP/2 without TLS before all:
+ *
+ *   begin    (*Transport).RoundTripOpt, from x/net 0.56 on roundTripViaPool
+ *   end      after (*ClientConn).RoundTrip; the RETs that only errors lead to
+ *
+ * Where net/http's has handed the request on, these do nothing.
+ *
  * A response has come when its headers are there; reading the body is not part of the
  * span. What fails on a connection that was kept too long is tried again by roundTrip
  * itself, and is one span. Texts are read at the end.
  */
 #include "httpclient.h"
+
+/* Whether net/http's transport has a span of what golang.org/x/net/http2's is asked for. */
+static __always_inline bool httpclient_handed_on(const struct probe *p)
+{
+	struct goroutine *g = goroutine_here(p);
+	struct frame *f = g ? span_innermost(g) : NULL;
+
+	barrier_var(f);
+	return f && f->kind == RECORD_HTTP_CLIENT && !(f->flags & SPAN_HTTP2_X);
+}
 
 /* (t *Transport, req *Request) */
 SEC("uprobe")
@@ -33,13 +51,15 @@ int httpclient_begin(struct pt_regs *ctx)
 		return 0;
 	l = httpclient_layout(&p);
 	rt = runtime_layout(&p);
-	if (!l || !rt)
+	if (!l || !rt || (p.variant == CLIENT_HTTP2_X && httpclient_handed_on(&p)))
 		return 0;
 	g = span_here(&p, rt, RECORD_HTTP_CLIENT, GO_SP(ctx));
 	context = go_iface(request + l->request_ctx);
 	f = span_begin_child(&p, rt, g, RECORD_HTTP_CLIENT, context.tab, context.data);
 	if (!f)
 		return 0;
+	if (p.variant == CLIENT_HTTP2_X)
+		f->flags |= SPAN_HTTP2_X;
 	f->sp = GO_SP(ctx);
 	f->object[CLIENT_REQUEST] = request;
 	f->object[CLIENT_PEER] = 0;
@@ -403,14 +423,16 @@ int httpclient_end(struct pt_regs *ctx)
 	struct frame *f;
 	struct probe p;
 	u64 words[4];
+	bool x;
 
 	if (!probe_enter(ctx, &p))
 		return 0;
 	go_results(ctx, words);
 	error.tab = words[1];
 	error.data = words[2];
-	if (p.variant == CLIENT_RESPONSE && error.tab)
+	if ((p.variant == CLIENT_RESPONSE || p.variant == CLIENT_RESPONSE_X) && error.tab)
 		return 0; /* tried again, or returned */
+	x = p.variant == CLIENT_RESPONSE_X || p.variant == CLIENT_RETURN_X;
 	l = httpclient_layout(&p);
 	rt = runtime_layout(&p);
 	if (!l || !rt)
@@ -419,7 +441,7 @@ int httpclient_end(struct pt_regs *ctx)
 		return 0;
 	g = goroutine_here(&p);
 	f = g ? span_innermost(g) : NULL;
-	if (!f || f->kind != RECORD_HTTP_CLIENT)
+	if (!f || f->kind != RECORD_HTTP_CLIENT || !(f->flags & SPAN_HTTP2_X) == x)
 		return 0;
 	httpclient_finish(&p, l, rt, g, f, words[0], error);
 	return 0;

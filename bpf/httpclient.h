@@ -12,11 +12,19 @@ enum httpclient_kind {
 	RECORD_HTTP_CLIENT = RECORD_LIBRARY(3),
 };
 
-/* Variants of httpclient_end: which site it is. */
+/* Variants of httpclient_begin: whose transport it is. */
+enum httpclient_begin_site {
+	CLIENT_NET_HTTP,
+	CLIENT_HTTP2_X, /* golang.org/x/net/http2's; net/http's may have handed the request on */
+};
+
+/* Variants of httpclient_end: which site it is. Those that end in X are of CLIENT_HTTP2_X. */
 enum httpclient_end_site {
 	CLIENT_RESPONSE, /* (*Response, error) of a try; an error may be tried again */
 	CLIENT_ALTERNATE, /* likewise; ErrSkipAltProtocol is no end */
 	CLIENT_RETURN, /* RET: (*Response, error) */
+	CLIENT_RESPONSE_X,
+	CLIENT_RETURN_X,
 };
 
 struct httpclient_layout {

@@ -66,24 +66,65 @@ func (e *e2e) testHTTP2(t *testing.T) {
 		path := e.build(t, "http2-"+b.name, "testdata/http2", []string{"GOTOOLCHAIN=" + b.toolchain}, flags...)
 		for _, mode := range b.modes {
 			t.Run(b.name+"/"+mode, func(t *testing.T) { e.testHTTP2Server(t, path, mode) })
+			t.Run(b.name+"/"+mode+"_calls", func(t *testing.T) { e.testHTTP2Calls(t, path, mode) })
 		}
 	}
 	t.Run("curl", e.testCurl)
 }
 
-func (e *e2e) testHTTP2Server(t *testing.T, path, mode string) {
-	p := startProc(t, mode, nil, path, "-mode", mode)
-	var address string
+// startHTTP2 starts testdata/http2 and returns it with its URL.
+func startHTTP2(t *testing.T, path, mode string) (p *proc, scheme, address string) {
+	t.Helper()
+	p = startProc(t, mode, nil, path, "-mode", mode)
 	eventually(t, 10*time.Second, "the server listens", func() bool {
 		_, rest, _ := strings.Cut(p.output(), " listens on ")
 		address, _, _ = strings.Cut(rest, "\n")
 		return strings.Contains(rest, "\n")
 	})
-	a := e.startAgent(t, "--pid", fmt.Sprint(p.pid()))
-	scheme := "https"
 	if mode == "h2c" {
-		scheme = "http"
+		return p, "http", address
 	}
+	return p, "https", address
+}
+
+// testHTTP2Calls: calls of golang.org/x/net/http2's own transport, and of net/http's that
+// hands requests on to it, joined with the server.
+func (e *e2e) testHTTP2Calls(t *testing.T, path, mode string) {
+	p, scheme, address := startHTTP2(t, path, mode)
+	a := e.startAgent(t, "--pid", fmt.Sprint(p.pid()))
+	calls := map[string]string{
+		"/call":    "/call(call:200(/items/7))",
+		"/missing": "/missing(call:404!(/none))",
+		"/refused": "/refused(call:ECONNREFUSED!)",
+	}
+	if scheme == "https" {
+		calls["/configured"] = "/configured(call:200(/items/7))"
+	}
+	c, want, spans := http2Client(), map[string]int{}, 0
+	defer c.CloseIdleConnections()
+	for path, tree := range calls {
+		for range perPath {
+			if code := sendBy(c, http.MethodGet, scheme+"://"+address+path, nil); code != 200 {
+				t.Fatalf("%s answers %d", path, code)
+			}
+		}
+		want[tree] = perPath
+		spans += perPath * (strings.Count(tree, "/") + strings.Count(tree, "call:") - strings.Count(tree, "/items"))
+	}
+	eventually(t, 15*time.Second, "every call is a span", func() bool { return a.seen.Counts().Spans >= spans })
+	a.noLosses(t)
+	got := a.finish(t)
+	compareTrees(t, trees(got, clientLabel), want)
+	for _, s := range got {
+		if s.Kind == trace.SpanKindClient && s.Attrs.Text("error.type") == "" && s.Attrs.Text("network.protocol.version") != "2" {
+			t.Errorf("a call not of HTTP/2: %s", summary(s))
+		}
+	}
+}
+
+func (e *e2e) testHTTP2Server(t *testing.T, path, mode string) {
+	p, scheme, address := startHTTP2(t, path, mode)
+	a := e.startAgent(t, "--pid", fmt.Sprint(p.pid()))
 	traces := sendHTTP2(t, scheme+"://"+address)
 	want := 0
 	for _, v := range http2Visits {
@@ -106,16 +147,21 @@ func (e *e2e) testHTTP2Server(t *testing.T, path, mode string) {
 	}
 }
 
+// http2Client speaks HTTP/2 only.
+func http2Client() *http.Client {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, Protocols: protocols, // the server made its certificate itself
+	}}
+}
+
 // sendHTTP2 makes all requests over one connection, many at a time, and returns the
 // parents that it sent, by trace.
 func sendHTTP2(t *testing.T, base string) map[string]string {
 	t.Helper()
-	protocols := new(http.Protocols)
-	protocols.SetHTTP2(true)
-	protocols.SetUnencryptedHTTP2(true)
-	c := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
-		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, Protocols: protocols, // the server made its certificate itself
-	}}
+	c := http2Client()
 	defer c.CloseIdleConnections()
 	traces := map[string]string{}
 	jobs := make(chan *http.Request)

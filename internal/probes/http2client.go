@@ -86,3 +86,59 @@ func (h http2Client) start(b *gobin.Binary) (sites []gobin.Site, err error) {
 	}
 	return nil, err
 }
+
+// http2XTransport is the client span of golang.org/x/net/http2's own transport, for programs
+// that use it without net/http's: bpf/httpclient.bpf.c. With Go 1.27 it is a front of
+// net/http's, which has the spans then.
+var http2XTransport = group{
+	name: "transport of golang.org/x/net/http2",
+	when: func(b *gobin.Binary) bool {
+		_, ok := http2XLoop(b)
+		return ok && has(b, http2XClient.headers()) && has(b, httpRoundTrip)
+	},
+	hooks: []hook{
+		{program: "httpclient_end", variant: uint8(bpf.AgentHttpclientEndSiteCLIENT_RETURN_X), sites: inHTTP2XLoop(http2XReturns)},
+		{program: "httpclient_end", variant: uint8(bpf.AgentHttpclientEndSiteCLIENT_RESPONSE_X), sites: inHTTP2XLoop(func(b *gobin.Binary, f *gobin.Func) ([]gobin.Site, error) {
+			return one(http2XResponse(b, f))
+		})},
+		{program: "httpclient_begin", variant: uint8(bpf.AgentHttpclientBeginSiteCLIENT_HTTP2X), sites: inHTTP2XLoop(func(b *gobin.Binary, f *gobin.Func) ([]gobin.Site, error) {
+			return one(b.EntrySite(f))
+		})},
+	},
+}
+
+// http2XLoop is the method that tries a request until it has a response.
+func http2XLoop(b *gobin.Binary) (function string, ok bool) {
+	for _, method := range []string{"roundTripViaPool", "RoundTripOpt"} {
+		if function := methodOf("golang.org/x/net/http2.Transport", method); has(b, function) {
+			return function, true
+		}
+	}
+	return "", false
+}
+
+func inHTTP2XLoop(rule func(*gobin.Binary, *gobin.Func) ([]gobin.Site, error)) siteFinder {
+	return func(b *gobin.Binary) ([]gobin.Site, error) {
+		function, _ := http2XLoop(b)
+		return inBody(function, rule)(b)
+	}
+}
+
+// http2XResponse is the branch on the error of a try. RoundTrip may be inlined there.
+func http2XResponse(b *gobin.Binary, f *gobin.Func) (site gobin.Site, err error) {
+	for _, method := range []string{"roundTrip", "RoundTrip"} {
+		site, err = b.AfterCall(f, gobin.Call{Callee: methodOf(http2XClient.conn, method)}, inRegisters(0, 1, 2))
+		if err == nil {
+			break
+		}
+	}
+	return site, err
+}
+
+func http2XReturns(b *gobin.Binary, f *gobin.Func) ([]gobin.Site, error) {
+	response, err := http2XResponse(b, f)
+	if err != nil {
+		return nil, err
+	}
+	return b.ReturnsBeyond(f, gobin.Cut{Site: response, NilOnly: true})
+}

@@ -36,7 +36,7 @@ var netHTTPClient = library{
 			{program: "httpclient_connect", sites: entry(httpConnRoundTrip), optional: true},
 			{program: "httpclient_begin", sites: entry(httpRoundTrip)},
 		},
-	}},
+	}, http2XTransport},
 	layoutMap: "httpclient_layouts",
 	layout:    clientLayout,
 	metrics: []metric{{
@@ -73,6 +73,7 @@ func clientReturns(b *gobin.Binary, f *gobin.Func) ([]gobin.Site, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Where there is a response, the branch has ended the span.
 	cuts := []gobin.Cut{{Site: response, NilOnly: true}}
 	if alternate, err := clientAlternate(b, f); err == nil {
 		cuts = append(cuts, gobin.Cut{Site: alternate})

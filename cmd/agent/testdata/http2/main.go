@@ -76,6 +76,19 @@ func routes() http.Handler {
 		}()
 		panic("that nobody sees")
 	})
+	mux.HandleFunc("/call", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, call(r, transport(r.TLS == nil), "/items/7"))
+	})
+	mux.HandleFunc("/configured", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, call(r, configured(), "/items/7"))
+	})
+	mux.HandleFunc("/missing", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, call(r, transport(r.TLS == nil), "/none"))
+	})
+	mux.HandleFunc("/refused", func(w http.ResponseWriter, r *http.Request) {
+		r.Host = "127.0.0.1:1"
+		fmt.Fprintln(w, call(r, transport(r.TLS == nil), "/items/7"))
+	})
 	mux.HandleFunc("/goexit", func(http.ResponseWriter, *http.Request) { runtime.Goexit() })
 	mux.HandleFunc("/stream", func(w http.ResponseWriter, r *http.Request) {
 		for i := 0; i < 100; i++ { // or until the client resets the stream
