@@ -125,9 +125,8 @@ static __always_inline struct httpclient_layout *httpclient_layout(const struct 
 /* Reads a struct into the goroutine's scratch; all zero if it cannot be read. */
 static __always_inline bool httpclient_read(struct goroutine *g, u64 address, u32 size)
 {
-	if (address && size <= SCRATCH_SIZE &&
-	    !bpf_probe_read_user(g->scratch, size, (void *)address))
-		return true;
+	if (address)
+		return read_object(g->scratch, size, address);
 	__builtin_memset(g->scratch, 0, SCRATCH_SIZE);
 	return false;
 }
