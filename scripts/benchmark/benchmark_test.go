@@ -53,12 +53,14 @@ func TestTable(t *testing.T) {
 			r.samples[key{req.path, bare}] = append(r.samples[key{req.path, bare}], sample{load: load{Requests: 2000, US: 1e6, P50: 100, P99: 100}, appCPU: 20})
 		}
 	}
+	r.traps[key{"/items/7", 1}] = trapCount{perRequest: 4, nsPerRun: 1000}
+	r.emulated = 600
 	text := r.markdown()
 	for _, want := range []string{
 		"| `/items/7` (1 query) | 1 | 20.00 (20.00–20.00) | 6.00 (5.00–7.00) | 1.300 (1.250–1.350) | 5 |",
 		"| `/plain` (no SQL) | none | 20.00 (20.00–20.00) | – |",
 		"| rate 1 | 25.50 (25.00–26.00) | 5.50 (5.00–6.00) | 1.275 (1.250–1.300) | 1000 (1000–1000) | 0.500 (0.500–0.500) | 200 (200–200) | 2.00 (2.00–2.00) | 400 (400–400) | 4.00 (4.00–4.00) |",
-		"| `/items/7` | 1 | 4.00 (4.00–4.00) | 2.00 (2.00–2.00) | 0.00 | 0 | 4000 | 4000 | 0 |",
+		"| `/items/7` | 1 | 4.00 (4.00–4.00) | 2.00 (2.00–2.00) | 4.00 | 1000 | 6.40 | 4000 | 4000 | 0 |",
 		"50.0 MB resident, 55.0 MB at its peak",
 		"Losses that the agent states: ring_full 3.",
 	} {

@@ -82,9 +82,11 @@ func (r *result) markdown() string {
 		}
 	}
 	b.WriteString("\nWhat the agent pays, and what became of the spans, all rounds together. A span is expected for each request\n")
-	b.WriteString("that wrk saw answered and for each of its queries and calls, times the rate; a few requests more are cut off at the end.\n\n")
-	b.WriteString("| request | rate | agent CPU, µs a request | µs a span | traps a request | ns in a program | spans expected | received | bytes a span |\n")
-	b.WriteString("|---|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("that wrk saw answered and for each of its queries and calls, times the rate; a few requests more are cut off at the end.\n")
+	b.WriteString("Traps are the kernel's count of runs, ns in a program what it has measured, itself included; with the price of a trap (below)\n")
+	b.WriteString("that is the part of what the service pays that does not depend on what else the machine does.\n\n")
+	b.WriteString("| request | rate | agent CPU, µs a request | µs a span | traps a request | ns in a program | traps and programs, µs a request | spans expected | received | bytes a span |\n")
+	b.WriteString("|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, req := range requests {
 		for _, rate := range r.cfg.rates {
 			r.costRow(&b, req, rate)
@@ -174,9 +176,9 @@ func (r *result) costRow(b *strings.Builder, req request, rate float64) {
 		return s.agentCPU * float64(s.Requests) / max(float64(s.got.spans()), 1)
 	}
 	t := r.traps[key{req.path, rate}]
-	fmt.Fprintf(b, "| `%s` | %g | %s | %s | %.2f | %.0f | %.0f | %.0f | %.0f |\n", req.path, rate,
+	fmt.Fprintf(b, "| `%s` | %g | %s | %s | %.2f | %.0f | %.2f | %.0f | %.0f | %.0f |\n", req.path, rate,
 		r.of(req.path, rate, agentCPU).text(2), r.of(req.path, rate, perSpan).text(2),
-		t.perRequest, t.nsPerRun, expected, received, bytes/max(received, 1))
+		t.perRequest, t.nsPerRun, t.perRequest*(t.nsPerRun+r.emulated)/1e3, expected, received, bytes/max(received, 1))
 }
 
 func (r *result) lossText() string {
