@@ -247,9 +247,10 @@ static __always_inline void join_path_note(u64 path)
 
 static __always_inline bool join_path_is_recent(u64 path, u64 now)
 {
-	u64 *at = join_path(path);
+	u64 *at = join_path(path), noted = at ? *(volatile u64 *)at : 0;
 
-	return at && *at && now - *at < JOIN_AGE_NS;
+	/* It may have been noted again since. */
+	return noted && (noted > now || now - noted < JOIN_AGE_NS);
 }
 
 /* False if no client on this node has lately asked for this path. One that could not be
