@@ -26,9 +26,11 @@
 #include "httpclient.h"
 
 /* Whether net/http's transport has a span of what golang.org/x/net/http2's is asked for. */
-static __always_inline bool httpclient_handed_on(const struct probe *p)
+static __always_inline bool httpclient_handed_on(const struct probe *p,
+						 const struct runtime_layout *rt)
 {
-	struct goroutine *g = goroutine_here(p);
+	/* Not goroutine_here: what a dead goroutine left would silence the next one. */
+	struct goroutine *g = goroutine_find(p, rt, p->goroutine);
 	struct frame *f = g ? span_innermost(g) : NULL;
 
 	barrier_var(f);
@@ -51,7 +53,7 @@ int httpclient_begin(struct pt_regs *ctx)
 		return 0;
 	l = httpclient_layout(&p);
 	rt = runtime_layout(&p);
-	if (!l || !rt || (p.variant == CLIENT_HTTP2_X && httpclient_handed_on(&p)))
+	if (!l || !rt || (p.variant == CLIENT_HTTP2_X && httpclient_handed_on(&p, rt)))
 		return 0;
 	g = span_here(&p, rt, RECORD_HTTP_CLIENT, GO_SP(ctx));
 	context = go_iface(request + l->request_ctx);
