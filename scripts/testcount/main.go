@@ -1,10 +1,10 @@
 // Command testcount reads the output of "go test -json" and prints what a
 // person needs of it: one line for each package, the whole output of each test
 // that failed, and each test that was skipped with its reason. It adds the
-// counts to a file as a line "passed failed skipped", and exits with 1 if
-// anything failed.
+// counts to a file as a line "passed failed skipped", what the failed tests
+// complained of to another, and exits with 1 if anything failed.
 //
-//	go test -json ./... | testcount -add counts
+//	go test -json ./... | testcount -add counts -complaints complaints
 package main
 
 import (
@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 )
 
@@ -29,21 +30,32 @@ const maxOutput = 64 << 10
 
 type counts struct{ passed, failed, skipped int }
 
+// maxComplaints bounds the lines that are said again of one failed test.
+const maxComplaints = 20
+
 // report follows one run. Test names are unique within a package.
 type report struct {
 	w       io.Writer
 	counts  counts
-	output  map[string]string // of what still runs, by package and test
-	blamed  map[string]bool   // packages of which a test has failed
+	output  map[string]string   // of what still runs, by package and test
+	logged  map[string][]string // by the same, with its place in the source
+	blamed  map[string]bool     // packages of which a test has failed
 	skipped []string
+
+	complaints strings.Builder
 }
 
 func main() {
 	add := flag.String("add", "", "append the counts to this file")
+	complaints := flag.String("complaints", "", "append what failed tests complained of to this file")
 	flag.Parse()
-	c, err := run(os.Stdin, os.Stdout)
+	r, err := run(os.Stdin, os.Stdout)
+	c := r.counts
 	if err == nil && *add != "" {
-		err = appendCounts(*add, c)
+		err = appendTo(*add, fmt.Sprintln(c.passed, c.failed, c.skipped))
+	}
+	if err == nil && *complaints != "" {
+		err = appendTo(*complaints, r.complaints.String())
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "testcount:", err)
@@ -54,8 +66,8 @@ func main() {
 	}
 }
 
-func run(in io.Reader, out io.Writer) (counts, error) {
-	r := report{w: out, output: map[string]string{}, blamed: map[string]bool{}}
+func run(in io.Reader, out io.Writer) (*report, error) {
+	r := &report{w: out, output: map[string]string{}, logged: map[string][]string{}, blamed: map[string]bool{}}
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 16<<20)
 	for lines.Scan() {
@@ -67,12 +79,12 @@ func run(in io.Reader, out io.Writer) (counts, error) {
 		r.take(e)
 	}
 	if err := lines.Err(); err != nil {
-		return r.counts, fmt.Errorf("read events: %w", err)
+		return r, fmt.Errorf("read events: %w", err)
 	}
 	for _, s := range r.skipped {
 		fmt.Fprintln(out, s)
 	}
-	return r.counts, nil
+	return r, nil
 }
 
 func (r *report) take(e event) {
@@ -88,6 +100,7 @@ func (r *report) take(e event) {
 		}
 		text := r.output[key] + e.Output
 		r.output[key] = text[max(len(text)-maxOutput, 0):]
+		r.note(key, e.Output)
 		return
 	case "pass", "fail", "skip":
 	default:
@@ -99,6 +112,7 @@ func (r *report) take(e event) {
 		r.endTest(pkg, key, e)
 	}
 	delete(r.output, key)
+	delete(r.logged, key)
 }
 
 func (r *report) endTest(pkg, key string, e event) {
@@ -109,9 +123,22 @@ func (r *report) endTest(pkg, key string, e event) {
 		r.counts.failed++
 		r.blamed[pkg] = true
 		fmt.Fprintf(r.w, "FAILED %s\n%s", key, r.output[key])
+		fmt.Fprintf(&r.complaints, "FAILED %s\n%s", key, strings.Join(r.logged[key], ""))
 	case "skip":
 		r.counts.skipped++
 		r.skipped = append(r.skipped, "skipped "+key+": "+reason(r.output[key]))
+	}
+}
+
+// complaint is the first line of what a test logs, with its place in the source. What a
+// test prints otherwise, the whole output of an agent above all, can be thousands of lines
+// in which these are lost.
+var complaint = regexp.MustCompile(`^ +\w+_test\.go:\d+: `)
+
+// note keeps what a test logs, in case that it fails.
+func (r *report) note(key, line string) {
+	if lines := r.logged[key]; len(lines) < maxComplaints && complaint.MatchString(line) {
+		r.logged[key] = append(lines, line)
 	}
 }
 
@@ -122,6 +149,7 @@ func (r *report) endPackage(pkg string, e event) {
 	case e.Action == "fail" && !r.blamed[pkg]:
 		r.counts.failed++
 		fmt.Fprintf(r.w, "FAILED %s\n%s", pkg, r.output[pkg+" "])
+		fmt.Fprintf(&r.complaints, "FAILED %s\n", pkg)
 		if built := bare(e.FailedBuild); built != "" && built != pkg {
 			fmt.Fprint(r.w, r.output[built+" "])
 		}
@@ -156,17 +184,17 @@ func reason(output string) string {
 	return last
 }
 
-func appendCounts(file string, c counts) error {
+func appendTo(file, text string) error {
 	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
-		return fmt.Errorf("add counts: %w", err)
+		return fmt.Errorf("add to it: %w", err)
 	}
-	_, err = fmt.Fprintln(f, c.passed, c.failed, c.skipped)
+	_, err = f.WriteString(text)
 	if closed := f.Close(); err == nil {
 		err = closed
 	}
 	if err != nil {
-		return fmt.Errorf("add counts: %w", err)
+		return fmt.Errorf("add to %s: %w", file, err)
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ func TestRun(t *testing.T) {
 {"Action":"pass","Package":"m/good","Test":"TestA/sub","Elapsed":0}
 {"Action":"pass","Package":"m/good","Elapsed":0.52}
 {"Action":"output","Package":"m/bad","Test":"TestB","Output":"    b_test.go:9: is 1, want 2\n"}
+{"Action":"output","Package":"m/bad","Test":"TestB","Output":"        and what a process printed\n"}
 {"Action":"fail","Package":"m/bad","Test":"TestB","Elapsed":0}
 {"Action":"output","Package":"m/bad","Test":"TestC","Output":"=== RUN   TestC\n"}
 {"Action":"output","Package":"m/bad","Test":"TestC","Output":"    c_test.go:7: no such kernel feature\n"}
@@ -33,16 +34,21 @@ func TestRun(t *testing.T) {
 go: something that is not JSON
 `
 	var out strings.Builder
-	got, err := run(strings.NewReader(in), &out)
+	r, err := run(strings.NewReader(in), &out)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (counts{passed: 2, failed: 3, skipped: 1}); got != want {
-		t.Errorf("counts %+v, want %+v", got, want)
+	if want := (counts{passed: 2, failed: 3, skipped: 1}); r.counts != want {
+		t.Errorf("counts %+v, want %+v", r.counts, want)
+	}
+	const complaints = "FAILED m/bad TestB\n    b_test.go:9: is 1, want 2\nFAILED m/dies\nFAILED m/uses\n"
+	if got := r.complaints.String(); got != complaints {
+		t.Errorf("complaints\n%s\nwant\n%s", got, complaints)
 	}
 	const want = `ok m/good 0.5s
 FAILED m/bad TestB
     b_test.go:9: is 1, want 2
+        and what a process printed
 FAILED m/bad
 FAILED m/dies
 exit status 2
@@ -58,10 +64,10 @@ skipped m/bad TestC: c_test.go:7: no such kernel feature
 	}
 }
 
-func TestAppendCounts(t *testing.T) {
+func TestAppendTo(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "counts")
 	for range 2 {
-		if err := appendCounts(file, counts{1, 2, 3}); err != nil {
+		if err := appendTo(file, "1 2 3\n"); err != nil {
 			t.Fatal(err)
 		}
 	}
