@@ -351,6 +351,8 @@ type AgentHeaderValues struct {
 	_     structs.HostLayout
 	Value [4]AgentGoString
 	Seen  uint64
+	Bias  uint64
+	Owner uint64
 }
 
 type AgentHistogram struct {
@@ -561,6 +563,23 @@ type AgentHttprouterSite uint32
 const (
 	AgentHttprouterSiteHTTPROUTER_SLICE   AgentHttprouterSite = 0
 	AgentHttprouterSiteHTTPROUTER_POINTER AgentHttprouterSite = 1
+)
+
+type AgentImageEntry struct {
+	_     structs.HostLayout
+	Key   uint64
+	Owner uint64
+	Value uint64
+	Check uint64
+}
+
+type AgentImageKind uint32
+
+const (
+	AgentImageKindIMAGE_ITAB   AgentImageKind = 0
+	AgentImageKindIMAGE_TEXT   AgentImageKind = 1
+	AgentImageKindIMAGE_METHOD AgentImageKind = 2
+	AgentImageKindIMAGE_HEADER AgentImageKind = 3
 )
 
 type AgentJoin struct {
@@ -921,6 +940,8 @@ type AgentRuntimeLayout struct {
 	NetfdAddresses  uint32
 	NoSpans         uint32
 	SdkSpans        uint32
+	Constants       uint64
+	ConstantsSize   uint64
 }
 
 type AgentSampler uint32
@@ -1119,9 +1140,10 @@ const (
 
 type AgentTableBucket struct {
 	_        structs.HostLayout
-	Entries  [8]AgentTableEntry
 	Overflow uint32
 	Pad      uint32
+	Entries  [8]AgentTableEntry
+	Line     [7]uint64
 }
 
 type AgentTableEntry struct {
@@ -1210,6 +1232,7 @@ const (
 	AgentMapHttp2Calls                   = "http2_calls"
 	AgentMapHttp2clientLayouts           = "http2client_layouts"
 	AgentMapHttpclientLayouts            = "httpclient_layouts"
+	AgentMapImages                       = "images"
 	AgentMapJoinPaths                    = "join_paths"
 	AgentMapJoins                        = "joins"
 	AgentMapLineages                     = "lineages"
@@ -1333,6 +1356,8 @@ const (
 	AgentVarReferToHttpclientRecord      = "refer_to_httpclient_record"
 	AgentVarReferToHttpclientText        = "refer_to_httpclient_text"
 	AgentVarReferToHttprouterSite        = "refer_to_httprouter_site"
+	AgentVarReferToImageEntry            = "refer_to_image_entry"
+	AgentVarReferToImageKind             = "refer_to_image_kind"
 	AgentVarReferToJoin                  = "refer_to_join"
 	AgentVarReferToJoinRequest           = "refer_to_join_request"
 	AgentVarReferToLineage               = "refer_to_lineage"
@@ -1498,6 +1523,7 @@ type AgentMapSpecs struct {
 	Http2Calls         *ebpf.MapSpec `ebpf:"http2_calls"`
 	Http2clientLayouts *ebpf.MapSpec `ebpf:"http2client_layouts"`
 	HttpclientLayouts  *ebpf.MapSpec `ebpf:"httpclient_layouts"`
+	Images             *ebpf.MapSpec `ebpf:"images"`
 	JoinPaths          *ebpf.MapSpec `ebpf:"join_paths"`
 	Joins              *ebpf.MapSpec `ebpf:"joins"`
 	Lineages           *ebpf.MapSpec `ebpf:"lineages"`
@@ -1592,6 +1618,8 @@ type AgentVariableSpecs struct {
 	ReferToHttpclientRecord      *ebpf.VariableSpec `ebpf:"refer_to_httpclient_record"`
 	ReferToHttpclientText        *ebpf.VariableSpec `ebpf:"refer_to_httpclient_text"`
 	ReferToHttprouterSite        *ebpf.VariableSpec `ebpf:"refer_to_httprouter_site"`
+	ReferToImageEntry            *ebpf.VariableSpec `ebpf:"refer_to_image_entry"`
+	ReferToImageKind             *ebpf.VariableSpec `ebpf:"refer_to_image_kind"`
 	ReferToJoin                  *ebpf.VariableSpec `ebpf:"refer_to_join"`
 	ReferToJoinRequest           *ebpf.VariableSpec `ebpf:"refer_to_join_request"`
 	ReferToLineage               *ebpf.VariableSpec `ebpf:"refer_to_lineage"`
@@ -1694,6 +1722,7 @@ type AgentMaps struct {
 	Http2Calls         *ebpf.Map `ebpf:"http2_calls"`
 	Http2clientLayouts *ebpf.Map `ebpf:"http2client_layouts"`
 	HttpclientLayouts  *ebpf.Map `ebpf:"httpclient_layouts"`
+	Images             *ebpf.Map `ebpf:"images"`
 	JoinPaths          *ebpf.Map `ebpf:"join_paths"`
 	Joins              *ebpf.Map `ebpf:"joins"`
 	Lineages           *ebpf.Map `ebpf:"lineages"`
@@ -1743,6 +1772,7 @@ func (m *AgentMaps) Close() error {
 		m.Http2Calls,
 		m.Http2clientLayouts,
 		m.HttpclientLayouts,
+		m.Images,
 		m.JoinPaths,
 		m.Joins,
 		m.Lineages,
@@ -1838,6 +1868,8 @@ type AgentVariables struct {
 	ReferToHttpclientRecord      *ebpf.Variable `ebpf:"refer_to_httpclient_record"`
 	ReferToHttpclientText        *ebpf.Variable `ebpf:"refer_to_httpclient_text"`
 	ReferToHttprouterSite        *ebpf.Variable `ebpf:"refer_to_httprouter_site"`
+	ReferToImageEntry            *ebpf.Variable `ebpf:"refer_to_image_entry"`
+	ReferToImageKind             *ebpf.Variable `ebpf:"refer_to_image_kind"`
 	ReferToJoin                  *ebpf.Variable `ebpf:"refer_to_join"`
 	ReferToJoinRequest           *ebpf.Variable `ebpf:"refer_to_join_request"`
 	ReferToLineage               *ebpf.Variable `ebpf:"refer_to_lineage"`

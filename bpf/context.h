@@ -78,7 +78,8 @@ __noinline u64 context_holder(u64 context, u32 tgid)
 }
 
 /* From a context to its parent; false: there is none. */
-static __always_inline bool context_up(const struct type_info *info, u64 bias, u64 *type, u64 *data)
+static __always_inline bool context_up(const struct type_info *info, u64 bias, u64 owner,
+				       u64 *type, u64 *data)
 {
 	struct go_iface parent;
 
@@ -104,7 +105,7 @@ static __always_inline bool context_up(const struct type_info *info, u64 bias, u
 		return false;
 	}
 	*data = parent.data;
-	*type = go_type_of(parent.tab, bias);
+	*type = image_type(parent.tab, bias, owner);
 	return true;
 }
 
@@ -117,7 +118,7 @@ static __always_inline bool context_up(const struct type_info *info, u64 bias, u
 __noinline u64 context_walk(u64 bias, u64 tgid_binary, u64 itab, u64 data, u64 sdk)
 {
 	u32 tgid = tgid_binary, binary = tgid_binary >> 32;
-	struct type_key type = { .type = go_type_of(itab, bias), .binary = binary };
+	struct type_key type = { .type = image_type(itab, bias, tgid_binary), .binary = binary };
 
 	for (int i = 0; i < MAX_CONTEXT_DEPTH; i++) {
 		struct type_info *info;
@@ -136,7 +137,7 @@ __noinline u64 context_walk(u64 bias, u64 tgid_binary, u64 itab, u64 data, u64 s
 			if (found)
 				return found;
 		}
-		if (!context_up(info, bias, &type.type, &data))
+		if (!context_up(info, bias, tgid_binary, &type.type, &data))
 			return 0;
 	}
 	return 0;

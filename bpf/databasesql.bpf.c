@@ -214,10 +214,9 @@ static __always_inline void sql_driver(struct sql_ending *e, const struct probe 
 {
 	struct go_iface connector = go_iface(db + l->db_connector);
 
-	e->connector_type = go_type_of(connector.tab, p->bias);
+	e->connector_type = probe_type(p, connector.tab);
 	if (l->dsn_connector_type && e->connector_type == l->dsn_connector_type)
-		e->driver_type = go_type_of(go_word(connector.data + l->dsn_connector_driver),
-					    p->bias);
+		e->driver_type = probe_type(p, go_word(connector.data + l->dsn_connector_driver));
 }
 
 /* What follows the header in a record, and is all of it that a stash keeps. */
@@ -265,9 +264,10 @@ static __always_inline void sql_emit(const struct probe *p, struct goroutine *g,
 		if (!small)
 			goto full;
 		sql_record(&small->record, p, g, f, e);
-		/* sql_measure has just read it. */
-		if (len && bpf_probe_read_kernel(small->text, at_most(len, SQL_SMALL_TEXT), g->scratch))
+		if (len && bpf_probe_read_user(small->text, at_most(len, SQL_SMALL_TEXT), (void *)ptr)) {
+			count_in(e->process, COUNT_BAD_READ, 1);
 			small->record.body.text_len = 0;
+		}
 		record_submit(e->process, small);
 		return;
 	}
@@ -287,20 +287,29 @@ full:
 #define METRIC_SQL 1
 
 /* A query is known by its first SCRATCH_SIZE bytes and its length. */
-static __always_inline void sql_measure(const struct probe *p, struct goroutine *g,
-					struct frame *f, struct sql_ending *e)
+static __always_inline void sql_measure(const struct probe *p, const struct runtime_layout *rt,
+					struct goroutine *g, struct frame *f,
+					struct sql_ending *e)
 {
 	u64 len = f->object[SQL_OBJECT_TEXT_LEN];
 	u64 ptr = f->object[SQL_OBJECT_TEXT];
+	u64 owner = image_owner(p->tgid, p->binary), constant, unread = 0;
 	struct series_key *key = &e->key;
 
 	if (len > SCRATCH_SIZE)
 		len = SCRATCH_SIZE;
 	key->tgid = p->tgid;
 	key->kind = RECORD_SQL;
-	if (len && !bpf_probe_read_user(g->scratch, len, (void *)ptr)) {
+	constant = image_text(IMAGE_TEXT, rt, p->bias, ptr, len);
+	if (constant && len)
+		key->text = image_get(constant, owner);
+	if (key->text) {
+		unread = ptr;
+	} else if (len && !bpf_probe_read_user(g->scratch, len, (void *)ptr)) {
 		text_pad(g->scratch, len);
 		key->text = text_hash(g->scratch, len);
+		if (constant)
+			image_put(constant, owner, key->text);
 	} else if (len) {
 		f->object[SQL_OBJECT_TEXT_LEN] = len = 0;
 		count_in(e->process, COUNT_BAD_READ, 1);
@@ -308,7 +317,7 @@ static __always_inline void sql_measure(const struct probe *p, struct goroutine 
 	key->error_type = e->error_type;
 	key->detail[0] = e->driver_type ? e->driver_type : e->connector_type;
 	key->detail[1] = e->code;
-	e->series = measure_sql(p, e->process, METRIC_SQL, key, g->scratch, len, e->code_role,
+	e->series = measure_sql(p, e->process, METRIC_SQL, key, g->scratch, len, unread, e->code_role,
 			    e->end_ns - f->start_ns, db_bounds, sizeof(db_bounds) / sizeof(u64));
 }
 
@@ -350,7 +359,7 @@ static __always_inline void sql_finish(const struct probe *p, const struct runti
 		e.error_type = go_type_of(error_tab, p->bias);
 		sql_error(&e, p, error_data);
 		sql_driver(&e, p, l, f->object[SQL_OBJECT_DB]);
-		sql_measure(p, g, f, &e);
+		sql_measure(p, rt, g, f, &e);
 		if (g->sampled && e.error_type && span_is_local_root(g, f))
 			f->flags |= keep_limited(e.process, e.end_ns);
 		if (span_sampled(g, f))

@@ -232,6 +232,8 @@ struct runtime_layout {
 	u32 netfd_addresses; /* of net.netFD: laddr, followed by raddr; 0: not readable */
 	u32 no_spans; /* traces that begin are measured only: the agent backs off */
 	u32 sdk_spans; /* contexts may hold spans of OpenTelemetry's SDK */
+	u64 constants; /* where the image, as linked, is not written to */
+	u64 constants_size;
 };
 
 #endif

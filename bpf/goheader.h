@@ -26,7 +26,7 @@
 #define HEADER_UNREADABLE (-2)
 
 /* Keys are "Traceparent" in an http.Header, "traceparent" in metadata of gRPC. */
-static __always_inline int header_of(u64 key_ptr, u64 key_len)
+static __always_inline int header_read(u64 key_ptr, u64 key_len)
 {
 	u64 key[2] = {};
 
@@ -47,6 +47,24 @@ static __always_inline int header_of(u64 key_ptr, u64 key_len)
 	      (key[1] ^ WORD('d', 'e', 'd', '-', 'f', 'o', 'r', ' '))))
 		return HEADER_FORWARDED_FOR;
 	return -1;
+}
+
+/* The same. net/textproto has constants for the usual keys. */
+static __always_inline int header_of(u64 ptr, u64 len, const struct runtime_layout *rt,
+				     const struct header_values *out)
+{
+	u64 constant = 0, known;
+	int which;
+
+	if (out->owner)
+		constant = image_text(IMAGE_HEADER, rt, out->bias, ptr, len);
+	known = constant ? image_get(constant, out->owner) : 0;
+	if (known)
+		return (int)known - 2;
+	which = header_read(ptr, len);
+	if (constant && which != HEADER_UNREADABLE)
+		image_put(constant, out->owner, which + 2);
+	return which;
 }
 
 /* A word of the group; the mask tells the verifier what user space has checked. */
@@ -74,7 +92,7 @@ static __noinline int group_find(u64 group, u8 *scratch, const struct runtime_la
 		if (rt->swiss_map ? (control & 0x80) : ((control & 0xff) < HMAP_MIN_TOPHASH))
 			continue;
 		if (len == 10 || len == 11 || len == 15)
-			which = header_of(key, len);
+			which = header_of(key, len, rt, out);
 		/* What could not be read is not seen: a key in a page that is not there. */
 		if (!key || which == HEADER_UNREADABLE)
 			continue;
@@ -138,14 +156,19 @@ static __always_inline int swiss_find(const struct map_header *map, u8 *scratch,
 }
 
 /* Finds the wanted headers of the map at this address, into g->headers: on the stack
- * every combination of found and not found would be a state for the verifier. */
-static __always_inline bool headers_find(u64 map, struct goroutine *g,
+ * every combination of found and not found would be a state for the verifier. p is NULL
+ * where it is not known whose they are. */
+static __always_inline bool headers_find(const struct probe *p, u64 map, struct goroutine *g,
 					 const struct runtime_layout *rt)
 {
 	struct header_values *out = &g->headers;
 	u8 *scratch = g->scratch;
 
 	__builtin_memset(out, 0, sizeof(*out));
+	if (p) {
+		out->bias = p->bias;
+		out->owner = image_owner(p->tgid, p->binary);
+	}
 	if (!map || !rt->group_size)
 		return true;
 	if (!read_object(scratch, sizeof(g->map), map))

@@ -206,7 +206,7 @@ static __always_inline void grpc_measure(const struct probe *p, struct process *
 		text_pad((u8 *)w, len);
 		b->key.text = text_hash((u8 *)w, len);
 	}
-	e->series = measure(p, process, metric, &b->key, w->text, len, b->method_len,
+	e->series = measure(p, process, metric, &b->key, w->text, len, 0, b->method_len,
 			    e->end_ns - f->start_ns, http_bounds, sizeof(http_bounds) / sizeof(u64));
 	if (metric == METRIC_GRPC_SERVER)
 		b->more_len = grpc_text(process, w, b->method_len, &e->more);

@@ -294,7 +294,7 @@ static __always_inline void httpclient_measure(const struct probe *p, struct gor
 	text_pad(g->scratch, len);
 	key->text = text_hash(g->scratch, len);
 	e->body.text_len[CLIENT_TEXT_HOST] = len;
-	e->series = measure(p, e->process, METRIC_HTTP_CLIENT, key, g->scratch, len, 0,
+	e->series = measure(p, e->process, METRIC_HTTP_CLIENT, key, g->scratch, len, 0, 0,
 			    e->end_ns - f->start_ns, http_bounds, sizeof(http_bounds) / sizeof(u64));
 }
 

@@ -83,7 +83,7 @@ struct {
 /* The net.netFD of a net.Conn that is one TCP connection; 0 if it is not. */
 static __always_inline u64 conn_descriptor(const struct probe *p, struct go_iface conn)
 {
-	struct type_key type = { .type = go_type_of(conn.tab, p->bias), .binary = p->binary };
+	struct type_key type = { .type = probe_type(p, conn.tab), .binary = p->binary };
 	u64 data = conn.data;
 
 	for (int i = 0; i < MAX_CONN_DEPTH; i++) {
@@ -106,7 +106,7 @@ static __always_inline u64 conn_descriptor(const struct probe *p, struct go_ifac
 		} else if (info->role == TYPE_CONN_INTERFACE) {
 			inner = go_iface(data + info->offset);
 			data = inner.data;
-			type.type = go_type_of(inner.tab, p->bias);
+			type.type = probe_type(p, inner.tab);
 		} else {
 			return 0;
 		}

@@ -26,6 +26,8 @@ enum header {
 struct header_values {
 	struct go_string value[HEADERS]; /* first value of each */
 	u64 seen; /* keys that were looked at */
+	u64 bias; /* of the image that constant keys are in */
+	u64 owner; /* image_owner; 0: none are remembered */
 };
 
 /* The head of a Go map; which word is what says the layout. */
@@ -135,11 +137,16 @@ struct table_entry {
 	u64 value;
 };
 
+/* As many whole cache lines as it takes: which bucket is next is as good as random, and most
+ * have one entry at a time. */
 struct table_bucket {
-	struct table_entry entries[TABLE_WAYS];
 	u32 overflow; /* entries of keys that belong here, and are in their second bucket */
 	u32 pad;
+	struct table_entry entries[TABLE_WAYS];
+	u64 line[7];
 };
+
+_Static_assert(sizeof(struct table_bucket) == 256, "a bucket is a number of cache lines");
 
 /* Buckets of each table, a power of two, and eight times as many goroutines. Set by
  * user space before loading. */

@@ -59,10 +59,11 @@ static __always_inline void text_pad(u8 *text, u64 len)
 /* The series of a key; NULL: use the overflow histogram. text is at least
  * SERIES_TEXT_MAX bytes of map memory, of which text_len count. SQL may have its literals
  * in it, without end: where three quarters of the series are taken, the key becomes that
- * of all texts that differ in nothing else. Its text is the goroutine's scratch. */
+ * of all texts that differ in nothing else. Its text is the goroutine's scratch. unread says
+ * where in the target the text is if it has not been read; 0: it has. */
 static __always_inline struct series *series_of(const struct probe *p, struct process *process,
 						u32 metric, bool sql, struct series_key *key,
-						const void *text, u64 text_len, u64 extra)
+						void *text, u64 text_len, u64 unread, u64 extra)
 {
 	struct series *s = bpf_map_lookup_elem(&all_series, key);
 	struct settings *settings;
@@ -74,6 +75,13 @@ static __always_inline struct series *series_of(const struct probe *p, struct pr
 	settings = bpf_map_lookup_elem(&agent_settings, &zero);
 	if (!settings)
 		return NULL;
+	if (unread && bpf_probe_read_user(text, at_most(n, SERIES_TEXT_MAX), (void *)unread)) {
+		count_in(process, COUNT_BAD_READ, 1);
+		key->text = text_len = n = 0;
+		s = bpf_map_lookup_elem(&all_series, key);
+		if (s)
+			return s;
+	}
 	max = settings->max_series;
 	if (sql && text_len && process->series[metric] >= max - max / 4) {
 		key->text = fold_hash(p->goroutine, p->tgid, n);
@@ -100,10 +108,10 @@ static __always_inline struct series *series_of(const struct probe *p, struct pr
 /* Adds one duration to the histogram of its series and returns the series' id; 0 when it
  * went to the overflow. */
 static __always_inline u64 measure_in(const struct probe *p, struct process *process, u32 metric,
-				      bool sql, struct series_key *key, const void *text,
-				      u64 text_len, u64 extra, u64 ns, const u64 *bounds, u32 n)
+				      bool sql, struct series_key *key, void *text, u64 text_len,
+				      u64 unread, u64 extra, u64 ns, const u64 *bounds, u32 n)
 {
-	struct series *s = series_of(p, process, metric, sql, key, text, text_len, extra);
+	struct series *s = series_of(p, process, metric, sql, key, text, text_len, unread, extra);
 
 	if (s) {
 		histogram_add(&s->histogram, ns, bounds, n);
@@ -115,18 +123,18 @@ static __always_inline u64 measure_in(const struct probe *p, struct process *pro
 }
 
 static __always_inline u64 measure(const struct probe *p, struct process *process, u32 metric,
-				   struct series_key *key, const void *text, u64 text_len,
+				   struct series_key *key, void *text, u64 text_len, u64 unread,
 				   u64 extra, u64 ns, const u64 *bounds, u32 n)
 {
-	return measure_in(p, process, metric, false, key, text, text_len, extra, ns, bounds, n);
+	return measure_in(p, process, metric, false, key, text, text_len, unread, extra, ns, bounds, n);
 }
 
 /* measure, of a text that is SQL. */
 static __always_inline u64 measure_sql(const struct probe *p, struct process *process, u32 metric,
-				       struct series_key *key, const void *text, u64 text_len,
+				       struct series_key *key, void *text, u64 text_len, u64 unread,
 				       u64 extra, u64 ns, const u64 *bounds, u32 n)
 {
-	return measure_in(p, process, metric, true, key, text, text_len, extra, ns, bounds, n);
+	return measure_in(p, process, metric, true, key, text, text_len, unread, extra, ns, bounds, n);
 }
 
 #endif

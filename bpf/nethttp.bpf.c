@@ -69,7 +69,7 @@ static __always_inline bool nethttp_beginning(struct pt_regs *ctx, const struct 
 	}
 	b->request = words[3];
 	b->response = words[2];
-	type = go_type_of(words[1], p->bias);
+	type = probe_type(p, words[1]);
 	if (type == b->layout->response_type)
 		return true;
 	http2 = nethttp_layout_of(p, HTTP_2);
@@ -216,11 +216,14 @@ int nethttp_route(struct pt_regs *ctx)
 
 /* Takes the route from the request itself if no probe has seen it; else counts whether
  * that would have done. g->scratch holds the Request. */
-static __always_inline void nethttp_own_route(const struct nethttp_layout *l,
+static __always_inline void nethttp_own_route(const struct probe *p, const struct nethttp_layout *l,
 					      struct nethttp_layout *counts, struct goroutine *g,
-					      u16 status)
+					      struct nethttp_ending *e)
 {
+	u64 method_len = request_string(g->scratch, l->request_method).len;
+	u64 owner = image_owner(p->tgid, p->binary), constant;
 	struct go_string pattern = {};
+	u64 hash = 0, method = 0;
 
 	if (!counts->request_pattern || (g->route_len && g->route_at == ROUTE_OF_ROUTER))
 		return;
@@ -235,16 +238,34 @@ static __always_inline void nethttp_own_route(const struct nethttp_layout *l,
 		return;
 	}
 	if (!pattern.len) {
-		if (status != 404 && status != 405)
+		if (e->status != 404 && e->status != 405)
 			__sync_fetch_and_add(&counts->route_missing, 1);
 		return;
 	}
 	if (pattern.len > ROUTE_MAX)
 		pattern.len = ROUTE_MAX;
+	constant = image_text(IMAGE_TEXT, e->runtime, p->bias, pattern.ptr, pattern.len);
+	if (constant) {
+		hash = image_get(constant, owner);
+		method = image_get(image_key(IMAGE_METHOD, pattern.ptr - p->bias, method_len), owner);
+	}
+	if (hash && method) {
+		e->route_hash = hash;
+		e->route_unread = pattern.ptr;
+		e->method = method - 1;
+		g->route_len = pattern.len;
+		return;
+	}
 	if (bpf_probe_read_user(g->route, pattern.len, (void *)pattern.ptr))
 		return;
 	text_pad((u8 *)g->route, pattern.len);
 	g->route_len = pattern.len;
+	e->route_hash = text_hash((u8 *)g->route, pattern.len);
+	e->method = method_of_route(*(u64 *)g->route, method_len);
+	if (constant) {
+		image_put(constant, owner, e->route_hash);
+		image_put(image_key(IMAGE_METHOD, pattern.ptr - p->bias, method_len), owner, e->method + 1);
+	}
 }
 
 static __always_inline void nethttp_end(const struct probe *p, const struct nethttp_layout *l,
@@ -282,7 +303,7 @@ static __always_inline void nethttp_end(const struct probe *p, const struct neth
 	e.proto_minor = g->scratch[l->request_proto_minor & (SCRATCH_SIZE - 1)];
 	e.tls = *(u64 *)&g->scratch[l->request_tls & (SCRATCH_SIZE - 8)] != 0;
 
-	nethttp_own_route(l, counts, g, e.status);
+	nethttp_own_route(p, l, counts, g, &e);
 	nethttp_measure(p, g, &e);
 	failed = e.status >= 500 || (flags & (SPAN_PANIC | SPAN_GOEXIT | SPAN_CRASHED));
 	if (g->sampled && failed)
@@ -292,6 +313,9 @@ static __always_inline void nethttp_end(const struct probe *p, const struct neth
 		stash_settle(p, e.process, g, keep);
 		f->flags |= keep;
 	}
+	if ((g->sampled || keep) && e.route_unread &&
+	    bpf_probe_read_user(g->route, at_most(g->route_len, ROUTE_MAX), (void *)e.route_unread))
+		g->route_len = 0; /* its page is not there any more */
 	if (g->sampled || keep)
 		nethttp_emit(p, g, &e);
 	else

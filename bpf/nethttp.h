@@ -184,7 +184,7 @@ static __always_inline u64 nethttp_remote_parent(const struct probe *p, struct g
 	u32 flags = 0;
 	struct go_string *s = &g->headers.value[HEADER_TRACEPARENT];
 
-	if (!headers_find(header_map, g, rt))
+	if (!headers_find(p, header_map, g, rt))
 		count(p, COUNT_BAD_READ, 1);
 	if (s->len < TRACEPARENT_LEN || s->len > 256)
 		return 0;
@@ -342,6 +342,9 @@ struct nethttp_ending {
 	u64 end_ns;
 	u64 panic_type;
 	u64 series;
+	u64 route_hash; /* 0: of what is in g->route */
+	u64 route_unread; /* where it is in the target, if not in g->route */
+	u64 method; /* enum http_method; 0: not known */
 	u16 status;
 	u8 proto_major;
 	u8 proto_minor;
@@ -380,7 +383,7 @@ static __always_inline void nethttp_emit(const struct probe *p, struct goroutine
 	texts.s[TEXT_URI] = request_string(g->scratch, l->request_uri);
 	texts.s[TEXT_HOST] = request_string(g->scratch, l->request_host);
 	texts.s[TEXT_REMOTE_ADDR] = request_string(g->scratch, l->request_remote_addr);
-	headers_find(request_string(g->scratch, l->request_header).ptr, g, e->runtime);
+	headers_find(p, request_string(g->scratch, l->request_header).ptr, g, e->runtime);
 	texts.s[TEXT_USER_AGENT] = g->headers.value[HEADER_USER_AGENT];
 	texts.s[TEXT_FORWARDED_FOR] = g->headers.value[HEADER_FORWARDED_FOR];
 	texts.s[TEXT_TRACESTATE].ptr = 0;
@@ -459,6 +462,21 @@ static __always_inline u32 http_method(struct go_string s)
 	return METHOD_OTHER;
 }
 
+/* The method of the requests that a pattern of ServeMux is for, of those whose method is so
+ * long; 0: any. HEAD is also served by what is for GET. */
+static __always_inline u32 method_of_route(u64 route, u64 method_len)
+{
+	if (method_len == 3 && (route & 0xffffffff) == WORD('G', 'E', 'T', ' ', 0, 0, 0, 0))
+		return METHOD_GET;
+	if (method_len == 3 && (route & 0xffffffff) == WORD('P', 'U', 'T', ' ', 0, 0, 0, 0))
+		return METHOD_PUT;
+	if (method_len == 4 && (route & 0xffffffffff) == WORD('P', 'O', 'S', 'T', ' ', 0, 0, 0))
+		return METHOD_POST;
+	if (method_len == 6 && (route & 0xffffffffffffff) == WORD('D', 'E', 'L', 'E', 'T', 'E', ' ', 0))
+		return METHOD_DELETE;
+	return METHOD_OTHER;
+}
+
 #define METRIC_HTTP_SERVER 0
 
 /* series_key.detail[0] */
@@ -472,15 +490,19 @@ static __always_inline void nethttp_measure(const struct probe *p, struct gorout
 {
 	struct series_key key = {};
 	struct frame *f = &g->frames[0];
-	u32 method = http_method(request_string(g->scratch, e->layout->request_method));
+	u32 method = e->method;
 
+	if (!method)
+		method = http_method(request_string(g->scratch, e->layout->request_method));
 	key.tgid = p->tgid;
 	key.kind = RECORD_HTTP_SERVER;
-	key.text = g->route_len ? text_hash((u8 *)g->route, g->route_len) : 0;
+	key.text = e->route_hash;
+	if (!key.text && g->route_len)
+		key.text = text_hash((u8 *)g->route, g->route_len);
 	key.error_type = e->panic_type;
 	key.detail[0] = HTTP_DETAIL(e->status, method, e->proto_major, e->proto_minor, e->tls,
 				    f->flags & (SPAN_ABORTED | SPAN_PANIC | SPAN_GOEXIT | SPAN_CRASHED));
-	e->series = measure(p, e->process, METRIC_HTTP_SERVER, &key, g->route, g->route_len, 0,
+	e->series = measure(p, e->process, METRIC_HTTP_SERVER, &key, g->route, g->route_len, e->route_unread, 0,
 			    e->end_ns - f->start_ns, http_bounds, sizeof(http_bounds) / sizeof(u64));
 }
 

@@ -5,7 +5,7 @@
 #ifndef AGENT_PROBE_H
 #define AGENT_PROBE_H
 
-#include "maps.h"
+#include "image.h"
 
 /* The smaller of two, for use at once as the size of a read: Linux 5.10 forgets what it
  * knows of a number that has been on the stack in between. */
@@ -63,15 +63,16 @@ static __always_inline void count_in(struct process *process, enum counter c, u6
  * does not know yet. What it runs, and where it was loaded, cannot be told. */
 static __always_inline bool probe_cookie(struct pt_regs *ctx, u64 *cookie)
 {
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct site_key key = {};
 	struct process *process;
 	u64 *found;
+	u32 tgid;
 
 	if (!without_cookies) {
 		*cookie = bpf_get_attach_cookie(ctx);
 		return true;
 	}
+	tgid = bpf_get_current_pid_tgid() >> 32;
 	process = bpf_map_lookup_elem(&processes, &tgid);
 	if (!process)
 		return false;
@@ -104,6 +105,12 @@ static __always_inline bool probe_from(struct pt_regs *ctx, struct probe *p, boo
 	p->goroutine = GO_G(ctx);
 	p->pad = 0;
 	return true;
+}
+
+/* The type of an interface's value, as linked; 0: a nil interface. */
+static __always_inline u64 probe_type(const struct probe *p, u64 itab)
+{
+	return image_type(itab, p->bias, image_owner(p->tgid, p->binary));
 }
 
 /* False when the function has not begun: its stack grows, and it starts again. */

@@ -304,7 +304,7 @@ __noinline u64 propagate_own_in(u64 map, u64 goroutine, u32 tgid, u32 binary)
 
 	if (!g || !rt || !rt->group_size)
 		return OWN_UNREADABLE;
-	headers_find(map, g, rt);
+	headers_find(NULL, map, g, rt);
 	if (g->headers.value[HEADER_TRACEPARENT].len || g->headers.value[HEADER_TRACESTATE].len)
 		return OWN_TRACEPARENT;
 	/* Maps of all releases begin with the number of keys. */

@@ -385,10 +385,11 @@ static __always_inline struct propagate_grpc_layout *propagate_grpc_of(const str
 }
 
 /* The metadata that a context brings along for a call, a *rawMD; 0: there is none. */
-__noinline u64 propagate_outgoing(u64 bias, u32 binary, u64 itab, u64 data)
+__noinline u64 propagate_outgoing(u64 bias, u64 tgid_binary, u64 itab, u64 data)
 {
+	u32 binary = tgid_binary >> 32;
 	struct propagate_grpc_layout *l = bpf_map_lookup_elem(&propagate_grpc, &binary);
-	struct type_key type = { .type = go_type_of(itab, bias), .binary = binary };
+	struct type_key type = { .type = image_type(itab, bias, tgid_binary), .binary = binary };
 
 	if (!l)
 		return 0;
@@ -401,7 +402,7 @@ __noinline u64 propagate_outgoing(u64 bias, u32 binary, u64 itab, u64 data)
 		    go_word(data + l->value_key) - bias == l->outgoing_key)
 			return go_word(data + l->value_val + 8);
 		info = bpf_map_lookup_elem(&types, &type);
-		if (!info || !context_up(info, bias, &type.type, &data))
+		if (!info || !context_up(info, bias, tgid_binary, &type.type, &data))
 			return 0;
 	}
 	return 0;
@@ -420,8 +421,8 @@ __noinline u64 propagate_added(u64 lists, u64 len)
 		for (u32 j = 0; j < ADDED_PAIRS && 2 * j < list.len; j++) {
 			struct go_string name = go_string(list.ptr + 32 * j);
 
-			if ((name.len == 11 && header_of(name.ptr, name.len) == HEADER_TRACEPARENT) ||
-			    (name.len == 10 && header_of(name.ptr, name.len) == HEADER_TRACESTATE))
+			if ((name.len == 11 && header_read(name.ptr, name.len) == HEADER_TRACEPARENT) ||
+			    (name.len == 10 && header_read(name.ptr, name.len) == HEADER_TRACESTATE))
 				return OWN_TRACEPARENT;
 		}
 		if (list.len > 2 * ADDED_PAIRS)
@@ -434,7 +435,7 @@ static __always_inline bool propagate_call_may_add(const struct probe *p,
 						   const struct propagate_grpc_layout *l,
 						   u64 itab, u64 data)
 {
-	u64 raw = propagate_outgoing(p->bias, p->binary, itab, data), own;
+	u64 raw = propagate_outgoing(p->bias, image_owner(p->tgid, p->binary), itab, data), own;
 	struct go_string added;
 
 	if (!raw)

@@ -34,6 +34,7 @@ func (e *e2e) testMetrics(t *testing.T) {
 	t.Run("overflow", e.testOverflow)
 	t.Run("literals", e.testLiterals)
 	t.Run("odd texts", e.testOddTexts)
+	t.Run("constants", e.testConstants)
 }
 
 func (e *e2e) testExactCounts(t *testing.T, rate string) {

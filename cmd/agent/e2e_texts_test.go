@@ -4,11 +4,15 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/plainframework/agent/internal/probes/sqltext"
 )
@@ -91,6 +95,65 @@ func (e *e2e) testOddTexts(t *testing.T) {
 	for summary, count := range want {
 		if got[summary] != count {
 			t.Errorf("%d of %q, want %d", got[summary], summary, count)
+		}
+	}
+}
+
+// testConstants: what a program has as a constant is read once, and then known: routes,
+// the methods that they are for, queries, header names. Requests that differ in one of
+// them only are told apart all the same, the first as the later ones, sampled or not.
+func (e *e2e) testConstants(t *testing.T) {
+	for _, rate := range []string{"0", "1"} {
+		shop := e.startShop(t, e.shop)
+		a := e.launchAgent(t, []string{"PLAIN_CLOUD_TRACE_SAMPLE_RATE=" + rate}, "--pid", strconv.Itoa(shop.pid()))
+		a.waitReady(t)
+		const rounds = 5
+		want := map[string]uint64{}
+		for range rounds {
+			for _, r := range []struct{ method, path, route string }{
+				{"GET", "/plain", "/plain"},
+				{"HEAD", "/plain", "/plain"},
+				{"GET", "/items/1", "/items/{id}"},
+				{"HEAD", "/items/2", "/items/{id}"},
+				{"GET", "/mw/1", "/mw/{id}"},
+				{"GET", "/literal/1", "/literal/{id}"},
+				{"POST", "/orders", "/orders"},
+				{"GET", "/nowhere", ""},
+				{"PUT", "/plain", ""},
+			} {
+				send(r.method, shop.url+r.path, map[string]string{"Accept-Encoding": "none", "X-Forwarded-For": "203.0.113.9"})
+				want[r.method+" "+r.route]++
+			}
+		}
+		settle(a.seen)
+		spans := a.finish(t)
+		got := map[string]uint64{}
+		for _, p := range a.seen.Points() {
+			if p.Name == "http.server.request.duration" {
+				got[p.Attrs.Text("http.request.method")+" "+p.Attrs.Text("http.route")] += p.Count
+			}
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("at rate %s measured %v, want %v", rate, got, want)
+		}
+		if rate == "0" {
+			continue
+		}
+		got = map[string]uint64{}
+		for _, s := range spans {
+			if s.Kind != trace.SpanKindServer {
+				if s.Attrs.Text("db.query.text") == "" {
+					t.Errorf("no text: %s", summary(s))
+				}
+				continue
+			}
+			got[s.Attrs.Text("http.request.method")+" "+s.Attrs.Text("http.route")]++
+			if s.Attrs.Text("user_agent.original") != "e2e/1" || s.Attrs.Text("client.address") != "203.0.113.9" {
+				t.Errorf("not all headers: %s", summary(s))
+			}
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("spans of %v, want %v", got, want)
 		}
 	}
 }

@@ -83,6 +83,9 @@ func (t *targets) read(id process.FileID, shown, open string) (*executable, erro
 	if err != nil {
 		return nil, process.Denied(err)
 	}
+	if err := t.kernel.forgetImages(); err != nil {
+		return nil, err
+	}
 	b, err := newExecutable(t.kernel, number, id, shown, file)
 	if err != nil {
 		return nil, err

@@ -146,6 +146,10 @@ func (b *executable) writeRuntime(put putFunc) error {
 	if sdk := sdkTypes(b.info); len(sdk) > 0 {
 		layout.SdkSpans = 1
 	}
+	const imageMax = 1 << 32 // IMAGE_MAX of bpf/image.h
+	if addr, size := b.info.Constants(); addr < imageMax && size <= imageMax-addr {
+		layout.Constants, layout.ConstantsSize = addr, size
+	}
 	if err := put("runtime_layouts", b.id, &layout); err != nil {
 		return fmt.Errorf("store runtime layout: %w", err)
 	}

@@ -84,6 +84,19 @@ func (k *kernel) purgeAll() (open uint64, err error) {
 	return open, errors.Join(err, k.eachEntry("context_table", func(bpf.AgentTableEntry) bool { return true }))
 }
 
+// forgetImages makes the programs forget what they have read from images, by the number of
+// a binary that another one is about to get. They read it again.
+func (k *kernel) forgetImages() error {
+	memory, err := k.mapOf("images").Memory()
+	if err != nil {
+		return fmt.Errorf("map images: %w", err)
+	}
+	if _, err := memory.WriteAt(make([]byte, memory.Size()), 0); err != nil {
+		return fmt.Errorf("empty images: %w", err)
+	}
+	return nil
+}
+
 // allTime is later than anything.
 const allTime = ^uint64(0)
 
@@ -96,6 +109,7 @@ func (k *kernel) eachEntry(table string, f func(bpf.AgentTableEntry) bool) error
 		return fmt.Errorf("map %s: %w", table, err)
 	}
 	const size = int(unsafe.Sizeof(bpf.AgentTableEntry{}))
+	const entries = int(unsafe.Offsetof(bpf.AgentTableBucket{}.Entries))
 	var free [size]byte
 	buf := make([]byte, unsafe.Sizeof(bpf.AgentTableBucket{}))
 	for at := 0; at+len(buf) <= int(memory.Size()); at += len(buf) {
@@ -103,12 +117,12 @@ func (k *kernel) eachEntry(table string, f func(bpf.AgentTableEntry) bool) error
 			return fmt.Errorf("read %s: %w", table, err)
 		}
 		for way := range tableWays {
-			e := decodeEntry(buf[way*size:])
+			e := decodeEntry(buf[entries+way*size:])
 			if e.Address == 0 || !f(e) {
 				continue
 			}
 			// The address before the claim, as bpf/table.h does.
-			off := int64(at + way*size)
+			off := int64(at + entries + way*size)
 			for _, part := range [][2]int64{{0, 8}, {12, 16}} {
 				if _, err := memory.WriteAt(free[part[0]:part[1]], off+part[0]); err != nil {
 					return fmt.Errorf("write %s: %w", table, err)

@@ -130,6 +130,18 @@ func (b *Binary) Stripped() bool {
 	return !ok
 }
 
+// Constants returns where constant strings are, before relocation: the largest segment that
+// is neither written to nor run. size is 0 if there is none, as where a linker has put them
+// with the code.
+func (b *Binary) Constants() (addr, size uint64) {
+	for _, s := range b.img.segs {
+		if !s.write && !s.exec && s.filesz > size {
+			addr, size = s.addr, s.filesz
+		}
+	}
+	return addr, size
+}
+
 // FileOffset returns the offset in the file of an address, which is where the
 // kernel attaches a uprobe.
 func (b *Binary) FileOffset(addr uint64) (uint64, bool) { return b.img.fileOffset(addr) }

@@ -3,6 +3,7 @@ package gobin
 import (
 	"debug/elf"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -214,6 +215,42 @@ func places(b *Binary, s Site, results []int) string {
 		}
 	}
 	return out.String()
+}
+
+// TestConstants compares where constant strings are with the symbol table.
+func TestConstants(t *testing.T) {
+	for _, base := range targets() {
+		for _, pie := range []bool{false, true} {
+			tg := base
+			tg.pie = pie
+			t.Run(tg.String(), func(t *testing.T) {
+				addr, size := open(t, tg).Constants()
+				f, err := elf.Open(build(t, tg))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer f.Close()
+				syms, err := f.Symbols()
+				if err != nil {
+					t.Fatal(err)
+				}
+				i := slices.IndexFunc(syms, func(s elf.Symbol) bool {
+					return s.Name == "go:string.*" || s.Name == "go.string.*"
+				})
+				if i < 0 {
+					t.Fatal("no symbol says where strings begin")
+				}
+				if at := syms[i].Value; at < addr || at-addr >= size {
+					t.Errorf("strings begin at %#x, which is not in the %#x bytes at %#x", at, size, addr)
+				}
+				for _, p := range f.Progs {
+					if p.Type == elf.PT_LOAD && p.Flags&elf.PF_W != 0 && p.Vaddr < addr+size && addr < p.Vaddr+p.Memsz {
+						t.Errorf("%#x bytes at %#x are not constant", size, addr)
+					}
+				}
+			})
+		}
+	}
 }
 
 // TestFuncsMatchSymbols compares names and addresses of functions with the
