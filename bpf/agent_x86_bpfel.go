@@ -220,7 +220,9 @@ type AgentGoroutine struct {
 	BackedOff     uint32
 	RemoteLimited uint32
 	RouteDepth    uint32
-	Pad           uint32
+	RouteMethod   uint32
+	RouteHash     uint64
+	RouteUnread   uint64
 	StashClaims   [8]uint32
 	Frames        [4]AgentFrame
 	Stash         [8]AgentStashed
@@ -1141,7 +1143,7 @@ const (
 type AgentTableBucket struct {
 	_        structs.HostLayout
 	Overflow uint32
-	Pad      uint32
+	Touched  uint32
 	Entries  [8]AgentTableEntry
 	Line     [7]uint64
 }

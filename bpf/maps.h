@@ -114,7 +114,11 @@ struct goroutine {
 	u32 backed_off; /* enum unwanted */
 	u32 remote_limited; /* enum remote_limited */
 	u32 route_depth; /* of the router's frame: how deep in the stack it is */
-	u32 pad;
+	/* Of the end of a request, and here because what is read back from a map is any number
+	 * to the verifier, which else follows all that comes for each way to get there. */
+	u32 route_method; /* enum http_method that the route is for; 0: not known */
+	u64 route_hash; /* 0: of what is in route */
+	u64 route_unread; /* where it is in the target, if not in route */
 	u32 stash_claims[MAX_STASHED]; /* taken as in table.h: children may be elsewhere */
 	struct frame frames[MAX_FRAMES];
 	struct stashed stash[MAX_STASHED];
@@ -141,7 +145,7 @@ struct table_entry {
  * have one entry at a time. */
 struct table_bucket {
 	u32 overflow; /* entries of keys that belong here, and are in their second bucket */
-	u32 pad;
+	u32 touched; /* says nothing: see table_touch */
 	struct table_entry entries[TABLE_WAYS];
 	u64 line[7];
 };

@@ -119,6 +119,7 @@ int nethttp_server_begin(struct pt_regs *ctx)
 		return 0;
 	}
 	context = *(u64 *)&g->scratch[(l->request_ctx + 8) & (SCRATCH_SIZE - 8)];
+	table_touch(&context_table, context, p.tgid);
 	uri = request_string(g->scratch, l->request_uri);
 	url = request_string(g->scratch, l->request_url).ptr;
 	host = request_string(g->scratch, l->request_host);
@@ -218,13 +219,14 @@ int nethttp_route(struct pt_regs *ctx)
  * that would have done. g->scratch holds the Request. */
 static __always_inline void nethttp_own_route(const struct probe *p, const struct nethttp_layout *l,
 					      struct nethttp_layout *counts, struct goroutine *g,
-					      struct nethttp_ending *e)
+					      const struct nethttp_ending *e)
 {
 	u64 method_len = request_string(g->scratch, l->request_method).len;
 	u64 owner = image_owner(p->tgid, p->binary), constant;
 	struct go_string pattern = {};
 	u64 hash = 0, method = 0;
 
+	g->route_hash = g->route_unread = g->route_method = 0;
 	if (!counts->request_pattern || (g->route_len && g->route_at == ROUTE_OF_ROUTER))
 		return;
 	/* HTTP/2 of Go 1.27 has its own request, from which the handler's is made. */
@@ -250,9 +252,9 @@ static __always_inline void nethttp_own_route(const struct probe *p, const struc
 		method = image_get(image_key(IMAGE_METHOD, pattern.ptr - p->bias, method_len), owner);
 	}
 	if (hash && method) {
-		e->route_hash = hash;
-		e->route_unread = pattern.ptr;
-		e->method = method - 1;
+		g->route_hash = hash;
+		g->route_unread = pattern.ptr;
+		g->route_method = method - 1;
 		g->route_len = pattern.len;
 		return;
 	}
@@ -260,11 +262,11 @@ static __always_inline void nethttp_own_route(const struct probe *p, const struc
 		return;
 	text_pad((u8 *)g->route, pattern.len);
 	g->route_len = pattern.len;
-	e->route_hash = text_hash((u8 *)g->route, pattern.len);
-	e->method = method_of_route(*(u64 *)g->route, method_len);
+	g->route_hash = text_hash((u8 *)g->route, pattern.len);
+	g->route_method = method_of_route(*(u64 *)g->route, method_len);
 	if (constant) {
-		image_put(constant, owner, e->route_hash);
-		image_put(image_key(IMAGE_METHOD, pattern.ptr - p->bias, method_len), owner, e->method + 1);
+		image_put(constant, owner, g->route_hash);
+		image_put(image_key(IMAGE_METHOD, pattern.ptr - p->bias, method_len), owner, g->route_method + 1);
 	}
 }
 
@@ -313,8 +315,8 @@ static __always_inline void nethttp_end(const struct probe *p, const struct neth
 		stash_settle(p, e.process, g, keep);
 		f->flags |= keep;
 	}
-	if ((g->sampled || keep) && e.route_unread &&
-	    bpf_probe_read_user(g->route, at_most(g->route_len, ROUTE_MAX), (void *)e.route_unread))
+	if ((g->sampled || keep) && g->route_unread &&
+	    bpf_probe_read_user(g->route, at_most(g->route_len, ROUTE_MAX), (void *)g->route_unread))
 		g->route_len = 0; /* its page is not there any more */
 	if (g->sampled || keep)
 		nethttp_emit(p, g, &e);

@@ -342,9 +342,6 @@ struct nethttp_ending {
 	u64 end_ns;
 	u64 panic_type;
 	u64 series;
-	u64 route_hash; /* 0: of what is in g->route */
-	u64 route_unread; /* where it is in the target, if not in g->route */
-	u64 method; /* enum http_method; 0: not known */
 	u16 status;
 	u8 proto_major;
 	u8 proto_minor;
@@ -490,19 +487,19 @@ static __always_inline void nethttp_measure(const struct probe *p, struct gorout
 {
 	struct series_key key = {};
 	struct frame *f = &g->frames[0];
-	u32 method = e->method;
+	u32 method = g->route_method;
 
 	if (!method)
 		method = http_method(request_string(g->scratch, e->layout->request_method));
 	key.tgid = p->tgid;
 	key.kind = RECORD_HTTP_SERVER;
-	key.text = e->route_hash;
+	key.text = g->route_hash;
 	if (!key.text && g->route_len)
 		key.text = text_hash((u8 *)g->route, g->route_len);
 	key.error_type = e->panic_type;
 	key.detail[0] = HTTP_DETAIL(e->status, method, e->proto_major, e->proto_minor, e->tls,
 				    f->flags & (SPAN_ABORTED | SPAN_PANIC | SPAN_GOEXIT | SPAN_CRASHED));
-	e->series = measure(p, e->process, METRIC_HTTP_SERVER, &key, g->route, g->route_len, e->route_unread, 0,
+	e->series = measure(p, e->process, METRIC_HTTP_SERVER, &key, g->route, g->route_len, g->route_unread, 0,
 			    e->end_ns - f->start_ns, http_bounds, sizeof(http_bounds) / sizeof(u64));
 }
 

@@ -35,7 +35,9 @@ static __always_inline struct frame *span_push(const struct probe *p, struct gor
 	f->flags = 0;
 	f->parent_id = parent_id;
 	f->start_ns = bpf_ktime_get_ns();
-	f->span_id = derived_id(g->trace_id[1], f->start_ns ^ (u64)bpf_get_prandom_u32() << 32);
+	/* No goroutine begins two at a time. */
+	f->span_id = derived_id(g->trace_id[1], f->start_ns ^ p->goroutine * 0x9fb21c651e98df25ULL ^
+							(u64)p->tgid << 32);
 	if (!g->root_id)
 		g->root_id = f->span_id;
 	g->depth = depth + 1;

@@ -49,6 +49,16 @@ static __always_inline struct table_entry *table_find(void *table, u64 address, 
 	return NULL;
 }
 
+/* Has the memory fetched that table_claim is going to need, while something else is done:
+ * nothing waits for a store, as it would for a load. */
+static __always_inline void table_touch(void *table, u64 address, u32 tgid)
+{
+	struct table_bucket *b = table_bucket(table, address, tgid, 0);
+
+	if (b)
+		*(volatile u32 *)&b->touched = 0;
+}
+
 /* Takes a free way and returns it, its address still 0: the caller prepares what the
  * entry leads to and then calls table_publish. index is the way's number in the table. */
 static __always_inline struct table_entry *table_claim(void *table, u64 address, u32 tgid,
