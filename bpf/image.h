@@ -12,7 +12,7 @@
 
 #include "maps.h"
 
-#define IMAGES 1024 /* a power of two */
+#define IMAGES 8192 /* a power of two */
 #define IMAGE_MAX (1ULL << 32) /* no image is larger, and no heap as near to it */
 
 enum image_kind {

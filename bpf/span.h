@@ -35,9 +35,10 @@ static __always_inline struct frame *span_push(const struct probe *p, struct gor
 	f->flags = 0;
 	f->parent_id = parent_id;
 	f->start_ns = bpf_ktime_get_ns();
-	/* No goroutine begins two at a time. */
-	f->span_id = derived_id(g->trace_id[1], f->start_ns ^ p->goroutine * 0x9fb21c651e98df25ULL ^
-							(u64)p->tgid << 32);
+	/* No goroutine begins two at a time; where the clock is coarse, what the frame had
+	 * before is another one's. */
+	f->span_id = derived_id(g->trace_id[1], f->start_ns ^ f->span_id ^ (u64)p->tgid << 32 ^
+							p->goroutine * 0x9fb21c651e98df25ULL);
 	if (!g->root_id)
 		g->root_id = f->span_id;
 	g->depth = depth + 1;
