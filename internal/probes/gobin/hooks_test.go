@@ -217,6 +217,21 @@ func places(b *Binary, s Site, results []int) string {
 	return out.String()
 }
 
+// openSymbols opens a binary until the test ends, and reads its symbol table.
+func openSymbols(t *testing.T, tg target) (*elf.File, []elf.Symbol) {
+	t.Helper()
+	f, err := elf.Open(build(t, tg))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	syms, err := f.Symbols()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, syms
+}
+
 // TestConstants compares where constant strings are with the symbol table.
 func TestConstants(t *testing.T) {
 	for _, base := range targets() {
@@ -225,15 +240,7 @@ func TestConstants(t *testing.T) {
 			tg.pie = pie
 			t.Run(tg.String(), func(t *testing.T) {
 				addr, size := open(t, tg).Constants()
-				f, err := elf.Open(build(t, tg))
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer f.Close()
-				syms, err := f.Symbols()
-				if err != nil {
-					t.Fatal(err)
-				}
+				f, syms := openSymbols(t, tg)
 				i := slices.IndexFunc(syms, func(s elf.Symbol) bool {
 					return s.Name == "go:string.*" || s.Name == "go.string.*"
 				})
@@ -262,15 +269,7 @@ func TestFuncsMatchSymbols(t *testing.T) {
 			tg.pie = pie
 			t.Run(tg.String(), func(t *testing.T) {
 				b := open(t, tg)
-				f, err := elf.Open(build(t, tg))
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer f.Close()
-				syms, err := f.Symbols()
-				if err != nil {
-					t.Fatal(err)
-				}
+				_, syms := openSymbols(t, tg)
 				n := 0
 				abi0 := make(map[string]bool) // assembly, with a wrapper of the same name
 				for _, s := range syms {
