@@ -69,10 +69,13 @@ type churned struct{ pid, service string }
 // answered, and its metrics be of that one alone; and the agent is to have afterwards what
 // it had before.
 func (e *e2e) testChurn(t *testing.T, config string, exes []string, again bool) {
-	warm, seconds := 4, 8 // the heap grows until it is what so many processes take
+	warm, seconds := 8, 8 // the heap grows until it is what so many processes take
 	env := []string{"OTEL_METRIC_EXPORT_INTERVAL=5000"}
 	if !again {
-		env = append(env, "GOGC=25") // what is resident is to follow what lives, not how long ago that was looked at
+		// What is resident is to follow what lives, not how long ago that was looked at. Where
+		// numbers come again, an agent that collects so often looks too late.
+		env = append(env, "GOGC=25")
+		warm = 4
 		if *whole {
 			warm, seconds = 20, 60
 		}
@@ -98,14 +101,11 @@ func (e *e2e) testChurn(t *testing.T, config string, exes []string, again bool) 
 	if merged > 0 && !again || merged > spans/10 {
 		t.Errorf("%d processes of %d have not one request in their histograms", merged, spans)
 	}
-	if spans < len(asked)*90/100 { // the first processes of each binary end before the probes are there
+	if spans < len(asked)*95/100 {
 		t.Errorf("%d requests gave %d spans", len(asked), spans)
 	}
-	if after.files > before.files+20 {
-		t.Errorf("files %d, then %d", before.files, after.files)
-	}
-	if rssAfter > rss+16<<10 && !again {
-		t.Errorf("memory %d KB, then %d", rss, rssAfter)
+	if after.files > before.files+20 || rssAfter > rss+16<<10 {
+		t.Errorf("files %d, then %d; memory %d KB, then %d", before.files, after.files, rss, rssAfter)
 	}
 	n := goroutines(t, a)
 	t.Logf("%d goroutines", n)
@@ -174,7 +174,7 @@ func checkAttribution(t *testing.T, seen *observer.Observer, asked map[string]ch
 		}
 		instances[id] = n
 	}
-	if nameless > spans/4 { // they are killed with their answer; a busy machine looks later
+	if nameless > spans/10 { // they are killed with their answer; a busy machine looks later
 		t.Errorf("%d of %d spans know no more of their process than its binary", nameless, spans)
 	}
 	merged = checkMeasured(t, seen, asked, instances, spans)
